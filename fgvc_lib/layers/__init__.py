@@ -1,0 +1,1 @@
+"""Building blocks of the six methods; one paper's idea a file."""

@@ -1,0 +1,83 @@
+"""Center Loss as a method: a linear classifier whose features are pulled to class centres."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fgvc_lib.backbones import Backbone
+from fgvc_lib.layers.head import linear_head
+from fgvc_lib.losses.center import CenterLoss
+from fgvc_lib.methods.base import Method, Output
+
+
+class Center(Method):
+    r"""Softmax loss + center loss (Wen et al., ECCV 2016).
+
+    .. math:: L = L_S + \lambda L_C   \qquad \text{(Eq. 5)}
+
+    ========  =============  =======  ======================================================
+    symbol    argument       default  source
+    ========  =============  =======  ======================================================
+    λ         ``weight``     0.003    paper, faces; 0.01 in the authors' MNIST configuration
+    α         ``alpha``      0.5      paper
+    \         ``bias``       False    authors' MNIST network: without it features spread out
+    \         ``reduction``  "mean"   paper: "sum", for both terms, so λ means the same
+    ========  =============  =======  ======================================================
+
+    The feature x is the globally pooled last stage; ``lenet_pp`` ends in the paper's 2-D embedding.
+
+    Args:
+        backbone: its pooled last stage is the feature.
+        num_classes: n.
+        weight: λ ≥ 0; 0 is the softmax loss alone (the centres still follow, so that they can be looked at).
+        alpha: α in [0, 1].
+        bias: of the linear classifier.
+        reduction: ``"mean"`` or ``"sum"`` over the batch, for both terms. Under DistributedDataParallel, which
+            averages gradients over ranks, the sums are multiplied by the number of ranks to stay sums.
+
+    Output: ``terms`` ``ce`` and ``center``; ``maps`` ``embedding`` ``(B, d)``; ``state`` ``features``, ``labels``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        weight: float = 0.003,
+        alpha: float = 0.5,
+        bias: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        if weight < 0:
+            raise ValueError(f"weight (λ) must not be negative, got {weight}")
+        self.backbone = backbone
+        self.weight = weight
+        self.classifier = linear_head(backbone.out_channels, num_classes, bias=bias)
+        self.center_loss = CenterLoss(num_classes, backbone.out_channels, alpha=alpha, reduction=reduction)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        self.check_batch(images, labels)
+        features = self.backbone(images)[self.backbone.last].mean((2, 3))  # (B, d)
+        logits = self.classifier(features)  # (B, n)
+        maps = {"embedding": features.detach()}
+        if not self.training or labels is None:
+            return Output(logits, maps=maps)
+        ce, center = self.cross_entropy(logits, labels), self.center_loss(features, labels)
+        if self.center_loss.reduction == "sum":
+            ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+            ce, center = ce * len(labels) * ranks, center * ranks
+        return Output(
+            logits,
+            {"ce": ce, "center": self.weight * center},
+            maps,
+            {"features": features.detach(), "labels": labels},
+        )
+
+    def after_step(self, states: list[dict[str, Tensor]]) -> None:
+        """Move the centres by Eq. 4 with all samples of the step."""
+        self.center_loss.update(
+            torch.cat([state["features"] for state in states]), torch.cat([state["labels"] for state in states])
+        )
