@@ -1,0 +1,61 @@
+"""Data sets as decoded images, and the loader that makes batches of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from fgvc_lib.data.cub import cub
+from fgvc_lib.data.dataset import ImageData, Split
+from fgvc_lib.data.digits import digits
+from fgvc_lib.data.files import Options
+from fgvc_lib.data.folder import cars196_crops, folder
+from fgvc_lib.data.loader import Loader
+from fgvc_lib.data.real import aircraft, cars, flowers, mnist, pets
+from fgvc_lib.data.synthetic import birds, birds_oracle, oracle_crop
+
+DATASETS: dict[str, Callable[..., ImageData]] = {
+    "birds": birds,
+    "birds_oracle": birds_oracle,
+    "digits": digits,
+    "mnist": mnist,
+    "cub": cub,
+    "cars": cars,
+    "cars196_crops": cars196_crops,
+    "aircraft": aircraft,
+    "flowers": flowers,
+    "pets": pets,
+    "folder": folder,
+}
+"""Name in a configuration → function of plain keyword arguments."""
+
+
+def load(name: str, **args: Any) -> ImageData:
+    """The data set ``name``, ready to train on.
+
+    Args:
+        name: a key of :data:`DATASETS`.
+        **args: keyword arguments of that function, plain data.
+
+    Raises:
+        ValueError: an unknown name or argument, or a set that cannot be made as asked.
+        FileNotFoundError: files that are not there; the sentence says where they should be.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"no data set {name!r}: choose from {', '.join(DATASETS)}")
+    parameters = inspect.signature(DATASETS[name]).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        known += Options.__annotations__
+    unknown = [arg for arg in args if arg not in known]
+    if unknown:
+        raise ValueError(f"data set {name!r} has no argument {', '.join(unknown)}: choose from {', '.join(known)}")
+    required = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    missing = [arg for arg in required if arg not in args]
+    if missing:
+        raise ValueError(f"data set {name!r} needs the argument {', '.join(missing)}")
+    return DATASETS[name](**args)
+
+
+__all__ = ["DATASETS", "ImageData", "Loader", "Split", "load", "oracle_crop"]

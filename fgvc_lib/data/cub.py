@@ -1,0 +1,79 @@
+"""Caltech-UCSD Birds-200-2011 (Wah et al., Caltech CNS-TR-2011-001), from its official layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+
+from fgvc_lib.data.dataset import ImageData
+from fgvc_lib.data.decoding import decode_all
+from fgvc_lib.data.download import install
+from fgvc_lib.data.files import Files, Item, Options, data_root
+
+URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
+MD5 = "97eceeb196236b17998738112f37df78"
+"""The sum that is widely published for ``CUB_200_2011.tgz``."""
+
+
+def cub(*, root: str = "", download: bool = False, **options: Unpack[Options]) -> ImageData:
+    """200 bird species, 5,994 training and 5,794 test images, with 15 part points and a box of the bird.
+
+    ``Split.parts`` holds ``points`` and ``object_boxes``, moved with the resize. No part is known to decide a class.
+
+    Args:
+        root: folder that holds ``CUB_200_2011``; relative to ``FGVC_DATA`` unless absolute.
+        download: fetch the 1.1 GB archive if the folder is not there.
+        **options: see :func:`fgvc_lib.data.decoding.decode_all`.
+    """
+    return decode_all(cub_files(root=root, download=download), **options)
+
+
+def cub_files(*, root: str = "", download: bool = False) -> Files:
+    """The listing, with the official split. A copy with fewer images or classes works, if its tables agree."""
+    folder = data_root(root) / "CUB_200_2011"
+    if not folder.is_dir() and download:
+        install(URL, MD5, folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is not there: unpack CUB_200_2011.tgz so that it is, or load with download=True"
+        )
+    paths = dict(_rows(folder / "images.txt"))
+    labels = dict(_rows(folder / "image_class_labels.txt"))
+    training = dict(_rows(folder / "train_test_split.txt"))
+    boxes = dict(_rows(folder / "bounding_boxes.txt"))
+    names = dict(_rows(folder / "classes.txt"))
+    parts = dict(_rows(folder / "parts" / "parts.txt"))
+    index = {name: i for i, name in enumerate(names)}
+    part_index = {name: i for i, name in enumerate(parts)}
+    points = {image: np.full((len(parts), 2), np.nan) for image in paths}
+    for image, row in _rows(folder / "parts" / "part_locs.txt"):
+        part, column, line, visible = row.split()
+        if visible == "1" and image in points:
+            points[image][part_index[part]] = float(column), float(line)
+    train: list[Item] = []
+    test: list[Item] = []
+    for image, path in paths.items():
+        for table, file in ((labels, "image_class_labels"), (training, "train_test_split"), (boxes, "bounding_boxes")):
+            if image not in table:
+                raise ValueError(f"{folder / file}.txt has no row for image {image} ({path}): unpack the archive again")
+        if labels[image] not in index or names[labels[image]] != path.split("/")[0]:
+            raise ValueError(f"{folder}: image {path} does not lie in the folder of its class, number {labels[image]}")
+        x, y, width, height = map(float, boxes[image].split())
+        item = Item(folder / "images" / path, path, index[labels[image]], (x, y, x + width, y + height), points[image])
+        (train if training[image] == "1" else test).append(item)
+    # "001.Black_footed_Albatross" → "Black footed Albatross"
+    classes = tuple(name.split(".", 1)[-1].replace("_", " ") for name in names.values())
+    return Files("cub", classes, train, test, part_names=tuple(parts.values()), upright=False)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str]]:
+    """The first word of every line and the rest."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: unpack CUB_200_2011.tgz again")
+    for line in path.read_text().splitlines():
+        if line.strip():
+            first, _, rest = line.strip().partition(" ")
+            yield first, rest

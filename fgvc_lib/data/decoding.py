@@ -1,0 +1,190 @@
+"""Image files → :class:`ImageData`: decoded once, into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fgvc_lib.data.augment import AUGMENTATIONS
+from fgvc_lib.data.cache import cached, open_array
+from fgvc_lib.data.dataset import ImageData, Split
+from fgvc_lib.data.files import Files, Item, select
+from fgvc_lib.data.images import BadImage, read_image, square
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, which pretrained weights expect."""
+
+
+def decode_all(
+    files: Files,
+    *,
+    image_size: int = 224,
+    resize: int | None = None,
+    classes: int | None = None,
+    per_class: int | None = None,
+    val_share: float = 0.1,
+    seed: int = 0,
+    skip_bad: bool = False,
+    augment: Sequence[str] = ("crop", "flip"),
+) -> ImageData:
+    """Decode a set into the cache, or take it from there.
+
+    Args:
+        files: the set's listing.
+        image_size: side of the square images that a method sees.
+        resize: side to which the files are resized, both axes on their own; None for ``image_size``. If larger,
+            training crops at random from it and evaluation takes the centre, the usual 512 → 448 protocol.
+        classes, per_class, val_share, seed: see :func:`select`.
+        skip_bad: leave files that cannot be read out and name them in ``ImageData.skipped``, instead of an error.
+        augment: names of :data:`fgvc_lib.data.augment.AUGMENTATIONS`.
+
+    Raises:
+        ValueError: a file that cannot be read (its name and the reason), a class without a training image, or a
+            setting out of range.
+    """
+    resize = image_size if resize is None else resize
+    if not 1 <= image_size <= resize:
+        raise ValueError(f"resize must be at least image_size, got resize={resize} and image_size={image_size}")
+    unknown = [name for name in augment if name not in AUGMENTATIONS]
+    if unknown:
+        raise ValueError(f"no augmentation {', '.join(unknown)}: choose from {', '.join(AUGMENTATIONS)}")
+    chosen = select(files, classes=classes, per_class=per_class, val_share=val_share, seed=seed)
+    items = {"train": chosen.train, "val": chosen.val, "test": chosen.test}
+    fingerprint = _fingerprint(chosen, {"image_size": image_size, "resize": resize, "skip_bad": skip_bad})
+
+    def build(folder: Path) -> None:
+        skipped = {}
+        for name, split in items.items():
+            side = resize if name == "train" else image_size
+            skipped[name] = _decode_split(
+                folder, name, split, resize=resize, side=side, upright=files.upright, skip_bad=skip_bad
+            )
+        (folder / "skipped.json").write_text(json.dumps(skipped))
+
+    folder = cached(f"{files.name}-{fingerprint}", build)
+    skipped: Mapping[str, list[int]] = json.loads((folder / "skipped.json").read_text())
+    splits, left_out = {}, []
+    for name, split in items.items():
+        bad = set(skipped[name])
+        left_out += [split[i].key for i in sorted(bad)]
+        good = [item for i, item in enumerate(split) if i not in bad]
+        offset = 0 if name == "train" else (resize - image_size) // 2
+        labels = torch.tensor([item.label for item in good], dtype=torch.long)
+        parts = _parts(good, np.load(folder / f"{name}_sizes.npy"), resize=resize, offset=offset)
+        splits[name] = Split(open_array(folder / f"{name}_images.npy"), labels, parts)
+    missing = set(range(len(chosen.classes))) - set(splits["train"].labels.tolist())
+    if missing:
+        name = chosen.classes[min(missing)]
+        raise ValueError(f"class {name!r} of {files.name} has no training image: add some or leave the class out")
+    return ImageData(
+        name=files.name,
+        fingerprint=fingerprint,
+        classes=chosen.classes,
+        mean=MEAN,
+        std=STD,
+        augment=tuple(augment),
+        part_names=files.part_names,
+        skipped=tuple(left_out),
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
+    )
+
+
+def load_square(item: Item, *, resize: int, side: int, upright: bool) -> tuple[Image.Image, tuple[int, int]]:
+    """The image resized to ``resize``² and cut to its centre ``side``², and the file's own width and height."""
+    image = read_image(item.path, upright=upright)
+    offset = (resize - side) // 2
+    return square(image, resize).crop((offset, offset, offset + side, offset + side)), image.size
+
+
+def _fingerprint(files: Files, settings: dict[str, int | bool]) -> str:
+    """Hash of the names, splits, labels, annotations, sizes and the first and last 4 KiB of every file, and settings.
+
+    Head and tail hold an image's header and the end of its data, so another or re-encoded image shows, at a small part
+    of the cost of reading everything. Times of change are left out: a copy on another machine is the same set.
+    """
+    seen = hashlib.sha256(json.dumps([files.name, files.classes, settings, files.upright], sort_keys=True).encode())
+    items = [(name, item) for name in ("train", "val", "test") for item in getattr(files, name)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for (name, item), ends in zip(items, pool.map(lambda pair: _ends(pair[1].path), items), strict=True):
+            points = b"" if item.points is None else item.points.tobytes()
+            seen.update(f"{name}\0{item.key}\0{item.label}\0{item.box}\0".encode() + points + ends)
+    return seen.hexdigest()[:16]
+
+
+def _ends(path: Path) -> bytes:
+    """Digest of a file's size, first and last 4 KiB; of a file that cannot be opened, of nothing."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 4096))
+            return hashlib.sha256(head + file.read() + str(size).encode()).digest()
+    except OSError:
+        return bytes(32)
+
+
+def _decode_split(
+    folder: Path, name: str, items: Sequence[Item], *, resize: int, side: int, upright: bool, skip_bad: bool
+) -> list[int]:
+    """Decode ``items`` into ``folder``; the positions of those left out."""
+    path = folder / f"{name}_images.npy"
+    images = (
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(items), 3, side, side)) if items else None
+    )
+    sizes = np.zeros((len(items), 2), np.int64)
+    bad: list[int] = []
+
+    def decode(i: int) -> None:
+        assert images is not None
+        try:
+            image, sizes[i] = load_square(items[i], resize=resize, side=side, upright=upright)
+            images[i] = np.asarray(image).transpose(2, 0, 1)
+        except BadImage as error:
+            if not skip_bad:
+                raise BadImage(f"{error}; remove it, or load the set with skip_bad=True") from error
+            bad.append(i)
+
+    _each(decode, len(items))
+    good = np.setdiff1d(np.arange(len(items)), bad)
+    if images is None or bad:
+        pixels = np.empty((len(good), 3, side, side), np.uint8)
+        if images is not None:
+            pixels[:] = images[good]
+        np.save(path, pixels)
+    else:
+        images.flush()
+    np.save(folder / f"{name}_sizes.npy", sizes[good])
+    return sorted(bad)
+
+
+def _each(function: Callable[[int], None], count: int) -> None:
+    """Call ``function`` with 0 … count - 1 in threads; the first error stops what has not begun."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for _ in pool.map(function, range(count)):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _parts(items: Sequence[Item], sizes: np.ndarray, *, resize: int, offset: int) -> dict[str, np.ndarray]:
+    """Boxes and points moved with the resize and the centre crop, float32, in pixels of the stored image."""
+    parts: dict[str, np.ndarray] = {}
+    scale = resize / np.maximum(sizes, 1)  # (N, 2), x y
+    if items and all(item.box is not None for item in items):
+        boxes = np.array([item.box for item in items], np.float64).reshape(-1, 2, 2)
+        parts["object_boxes"] = (boxes * scale[:, None] - offset).reshape(-1, 4).astype(np.float32)
+    if items and all(item.points is not None for item in items):
+        points = np.stack([np.asarray(item.points, np.float64) for item in items])  # (N, P, 2)
+        parts["points"] = (points * scale[:, None] - offset).astype(np.float32)
+    return parts

@@ -1,0 +1,98 @@
+"""CUB-200-2011: the official layout, on a small made-up copy and on the real thing."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fgvc_lib.data import load
+from fgvc_lib.data.files import data_root
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FGVC_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two classes of four 20 × 10 images, two of them training; each image is one grey level, its number times ten."""
+    base = tmp_path / "CUB_200_2011"
+    tables = {name: [] for name in ("images", "image_class_labels", "train_test_split", "bounding_boxes", "part_locs")}
+    names = ["001.Blue_bird", "002.Red_bird"]
+    for i in range(1, 9):
+        c = (i - 1) // 4
+        path = f"{names[c]}/{i}.png"
+        (base / "images" / names[c]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (20, 10), 10 * i).save(base / "images" / path)
+        tables["images"].append(f"{i} {path}")
+        tables["image_class_labels"].append(f"{i} {c + 1}")
+        tables["train_test_split"].append(f"{i} {i % 2}")
+        tables["bounding_boxes"].append(f"{i} 2.0 1.0 10.0 5.0")
+        tables["part_locs"] += [f"{i} 1 10.0 5.0 1", f"{i} 2 0.0 0.0 0"]
+    (base / "parts").mkdir()
+    for name, rows in tables.items():
+        place = base / "parts" if name == "part_locs" else base
+        (place / f"{name}.txt").write_text("\n".join(rows) + "\n")
+    (base / "classes.txt").write_text("".join(f"{i + 1} {name}\n" for i, name in enumerate(names)))
+    (base / "parts" / "parts.txt").write_text("1 beak\n2 left eye\n")
+    return tmp_path
+
+
+def test_official_split_labels_boxes_points(root):
+    data = load("cub", root=str(root), image_size=20, val_share=0.5)
+    assert data.classes == ("Blue bird", "Red bird")
+    assert data.part_names == ("beak", "left eye")
+    assert sorted(data.test.images[:, 0, 0, 0].tolist()) == [20, 40, 60, 80]
+    assert sorted(np.concatenate([data.train.images, data.val.images])[:, 0, 0, 0].tolist()) == [10, 30, 50, 70]
+    for split in (data.train, data.val, data.test):
+        assert ((split.images[:, 0, 0, 0] > 40).astype(int) == split.labels.numpy()).all()
+        assert split.parts["object_boxes"].tolist() == [[2, 2, 12, 12]] * len(split)  # 20 × 10 → 20 × 20
+        assert split.parts["points"][:, 0].tolist() == [[10, 10]] * len(split)
+        assert np.isnan(split.parts["points"][:, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "message"),
+    [
+        ("image_class_labels.txt", "5 1", "does not lie in the folder of its class"),
+        ("train_test_split.txt", None, "train_test_split.txt has no row for image 8"),
+    ],
+)
+def test_tables_that_disagree_are_refused(root, file, row, message):
+    path = root / "CUB_200_2011" / file
+    lines = path.read_text().splitlines()
+    lines[4 if row else 7] = row or ""
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=message):
+        load("cub", root=str(root))
+
+
+def test_missing_table_and_missing_image_are_named(root):
+    (root / "CUB_200_2011" / "images" / "002.Red_bird" / "7.png").unlink()
+    with pytest.raises(ValueError, match=r"7\.png"):
+        load("cub", root=str(root), image_size=16)
+    (root / "CUB_200_2011" / "parts" / "parts.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"parts\.txt is not there"):
+        load("cub", root=str(root))
+
+
+@pytest.mark.skipif("FGVC_DATA" not in os.environ, reason="set FGVC_DATA to the folder that holds the data sets")
+def test_the_real_birds():
+    folder = data_root("cub10" if (data_root() / "cub10").is_dir() else "")
+    if not (folder / "CUB_200_2011").is_dir():
+        pytest.skip("FGVC_DATA holds no CUB_200_2011")
+    data = load("cub", root=str(folder), classes=3, image_size=64)
+    assert data.classes == ("Black footed Albatross", "Laysan Albatross", "Sooty Albatross")
+    assert len(data.train) + len(data.val) == 30 + 30 + 30
+    assert len(data.test) == 30 + 30 + 28
+    assert len(data.part_names) == 15
+    points, boxes = data.test.parts["points"], data.test.parts["object_boxes"]
+    seen = ~np.isnan(points[..., 0])
+    assert seen.mean() > 0.6
+    # the parts of a bird lie in the bird's box, up to a pixel or two of annotation noise
+    inside = (points >= boxes[:, None, :2] - 3).all(-1) & (points <= boxes[:, None, 2:] + 3).all(-1)
+    assert inside[seen].mean() > 0.98
+    assert torch.equal(data.test.labels.unique(), torch.arange(3))
