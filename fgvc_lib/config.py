@@ -6,6 +6,7 @@ A configuration is plain data, the same in a chapter's parameters, a YAML file, 
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -72,9 +73,16 @@ class Config:
         hints = typing.get_type_hints(type(self))
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, _checked(f.name, getattr(self, f.name), hints[f.name]))
-        for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("epochs", "max_steps", "batch_size", "accumulate"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("momentum", "warmup", "label_smoothing", "ema"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive, or None for no clipping, got {self.clip}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} does not split into {self.accumulate} micro-batches")
 
@@ -93,7 +101,7 @@ class Config:
     def from_yaml(cls, path: str | Path) -> Config:
         """Read a YAML mapping of settings."""
         try:
-            settings = yaml.safe_load(Path(path).read_text())
+            settings = parse_yaml(Path(path).read_text())
         except yaml.YAMLError as error:
             raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
         if not isinstance(settings, dict):
@@ -108,6 +116,20 @@ class Config:
     def replace(self, **changes: Any) -> Config:
         """A copy with some settings changed."""
         return dataclasses.replace(self, **changes)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads ``1e-3`` as text, for want of a dot; here it is the number that it looks like."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("+-.0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain data from YAML text, numbers like ``1e-3`` included."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:

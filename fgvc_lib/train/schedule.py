@@ -1,0 +1,93 @@
+"""Phases and learning rates, both pure functions of the step, so that a resumed run needs no scheduler state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fgvc_lib.config import Config
+from fgvc_lib.methods import Method, Phase
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A phase with its place in the run: steps ``start`` to ``stop - 1``."""
+
+    index: int
+    phase: Phase
+    start: int
+    stop: int
+
+
+def stretches(phases: list[Phase], total: int) -> list[Stretch]:
+    """Share out ``total`` optimizer steps; every phase gets at least one, the first ones where there are too few.
+
+    Raises:
+        ValueError: shares that do not sum to one.
+    """
+    shares = [phase.share for phase in phases]
+    if not phases or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"the shares of a method's phases must be positive and sum to 1, got {shares}")
+    plan: list[Stretch] = []
+    start, share = 0, 0.0
+    for index, phase in enumerate(phases):
+        share += phase.share
+        left = len(phases) - index - 1
+        stop = total if left == 0 else min(max(round(share * total), start + 1), max(total - left, start + 1), total)
+        if stop > start:
+            plan.append(Stretch(index, phase, start, stop))
+        start = stop
+    return plan
+
+
+def learning_rate(config: Config, stretch: Stretch, step: int, total: int) -> float:
+    """The run's learning rate at ``step``, before a group's ``lr_scale``.
+
+    Linear warm-up over the first ``config.warmup`` of each phase, then ``cosine`` to zero at the phase's end, ``step``
+    (times ``gamma`` at each milestone, a share of the whole run) or ``constant``.
+    """
+    done, length = step - stretch.start, stretch.stop - stretch.start
+    warmup = round(config.warmup * length)
+    if config.schedule == "cosine":
+        factor = 0.5 + 0.5 * math.cos(math.pi * max(done - warmup, 0) / max(length - warmup, 1))
+    elif config.schedule == "step":
+        factor = config.gamma ** sum(step >= share * total for share in config.milestones)
+    else:
+        factor = 1.0
+    if done < warmup:
+        factor *= (done + 1) / warmup
+    return config.lr * factor
+
+
+def start_phase(method: Method, phase: Phase, config: Config) -> torch.optim.SGD:
+    """Freeze what is in no group of ``phase`` and make the optimizer of the rest.
+
+    Raises:
+        ValueError: a group without parameters, or with a key that no SGD group has.
+    """
+    groups = []
+    trained: set[int] = set()
+    for group in phase.groups:
+        settings = dict(group)
+        params = list(settings.pop("params"))
+        scale = settings.pop("lr_scale", 1.0)
+        trained |= {id(p) for p in params}
+        groups.append({"params": params, "lr": config.lr * scale, "lr_scale": scale, **settings})
+    if not trained:
+        raise ValueError(f"phase {phase.name!r} has no parameters to train")
+    for parameter in method.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+        parameter.grad = None
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def train_mode(method: nn.Module) -> None:
+    """Training mode, except for modules whose parameters are all frozen: their BatchNorm keeps its statistics."""
+    method.train()
+    for module in method.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
