@@ -1,0 +1,96 @@
+"""The network that TASN takes its attention from: a backbone with a large last map and wide receptive fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fgvc_lib.backbones import Backbone
+
+
+def multi_dilation_conv(features: Tensor, weight: Tensor, dilations: Sequence[int]) -> Tensor:
+    r"""One convolution at several dilations with the same weight, summed after the ReLU.
+
+    .. math:: Y = \sum_{d} \mathrm{ReLU}(W *_d X)
+
+    It looks at several extents at once without shrinking the map and without further weights.
+
+    Args:
+        features: ``(B, C, h, w)``.
+        weight: ``(C', C, k, k)``, k odd.
+        dilations: the d's.
+
+    Returns:
+        ``(B, C', h, w)``, non-negative.
+    """
+    reach = weight.shape[2] // 2
+    responses = [F.relu(F.conv2d(features, weight, padding=d * reach, dilation=d)) for d in dilations]
+    total = responses[0]
+    for response in responses[1:]:
+        total = total + response
+    return total
+
+
+class MultiDilationConv(nn.Module):
+    """Module twin of :func:`multi_dilation_conv`, with a square kernel of ``kernel_size`` (3 in the released code)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, dilations: Sequence[int] = (1, 2), kernel_size: int = 3
+    ) -> None:
+        super().__init__()
+        if not dilations or min(dilations) < 1:
+            raise ValueError(f"dilations must be one or more positive integers, got {tuple(dilations)}")
+        self.dilations = tuple(dilations)
+        self.weight = nn.Conv2d(in_channels, out_channels, kernel_size, bias=False).weight
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, features: Tensor) -> Tensor:
+        return multi_dilation_conv(features, self.weight, self.dilations)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, dilations={self.dilations}"
+
+
+class AttentionNet(nn.Module):
+    """Backbone, multi-dilation convolutions with BatchNorm between them, and a classifier of its own.
+
+    The attention is read off the sum that the last of these convolutions makes (before its BatchNorm), so it is
+    non-negative; the classifier is BatchNorm, global average pooling and a linear layer. Training that classifier
+    is what makes the channels point at parts: no other loss reaches this network unless a gradient through the
+    sampling is asked for.
+
+    Deviation from the released code: its backbone is a pre-activation ResNet-18, this one whatever comes in.
+
+    Args:
+        backbone: with the later strides removed, so that the last map is large: the released net has 28×28 cells at
+            224 px, here ``resnet(18, strides=(1, 1, 2, 1))``.
+        num_classes: of its classifier.
+        dilations: of each multi-dilation convolution; the released two by default, none for ``()``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        dilations: Sequence[Sequence[int]] = ((1, 2), (1, 2, 3)),
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        channels = backbone.out_channels
+        layers: list[nn.Module] = []
+        for i, each in enumerate(dilations):
+            if i:
+                layers.append(nn.BatchNorm2d(channels))
+            layers.append(MultiDilationConv(channels, channels, dilations=each))
+        self.widen = nn.Sequential(*layers)
+        self.norm = nn.BatchNorm2d(channels)
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, 3, H, W)`` → the features to take attention from, ``(B, C, h, w)``, and logits ``(B, num_classes)``."""
+        features = self.widen(self.backbone(images)[self.backbone.last])  # (B, C, h, w)
+        logits = self.head(self.norm(features).mean((2, 3)))  # (B, num_classes)
+        return features, logits

@@ -1,0 +1,246 @@
+r"""Channel interaction (Gao, Han, Wang, Huang, Scott; AAAI 2020): channels that complement each other.
+
+A map of c channels is read as :math:`X \in \mathbb R^{c \times l}`, l = h·w locations. Self-channel interaction (SCI)
+gives each channel the channels that it is *least* correlated with; contrastive channel interaction (CCI) compares what
+two images add, and keeps the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+Scale = Literal["positions", "none"]
+
+
+def channel_relation(x: Tensor, *, scale: Scale = "positions", positive: bool = False) -> Tensor:
+    r"""W, how much channel i takes from channel j.
+
+    .. math:: W = \mathrm{softmax}(-s\,X X^\top), \qquad
+        W_{ij} = \frac{\exp(-s\,(XX^\top)_{ij})}{\sum_{k=1}^{c}\exp(-s\,(XX^\top)_{ik})}
+
+    ========  ============  ===========  ==========================================================
+    symbol    argument      default      source
+    ========  ============  ===========  ==========================================================
+    s         ``scale``     1/l          paper: 1 (``"none"``); a public port divides by l too
+    sign      ``positive``  minus        paper; plus is its Pos-SCI ablation
+    ========  ============  ===========  ==========================================================
+
+    Differences from the paper:
+        The entries of XXᵀ grow with l. After a ReLU they are not negative, so an unscaled softmax gives nearly all its
+        weight to the smallest of them, the products with a channel that is zero everywhere: of 512 channels with 20
+        dead ones, the dead ones get 84 % of a row at l = 49, all of it at l = 196, and Y = WX is empty. Divided
+        by l (the mean product over locations), they get 4.5 %, about their share of 3.9 %.
+
+    Args:
+        x: ``(B, c, h, w)``.
+        scale: ``"positions"``, s = 1/l, or ``"none"``, s = 1.
+        positive: take the most alike channels instead.
+
+    Returns:
+        ``(B, c, c)``, float32 under autocast too; its rows sum to one.
+    """
+    flat, s = _matrix(x, scale)
+    with torch.autocast(x.device.type, enabled=False):
+        scores = torch.bmm(flat * (s if positive else -s), flat.transpose(1, 2))  # (B, c, c)
+        return torch.softmax(scores, dim=2)  # subtracts each row's maximum first
+
+
+def self_channel_interaction(x: Tensor, *, scale: Scale = "positions", positive: bool = False) -> Tensor:
+    r"""Y = WX with the W of :func:`channel_relation`, without keeping W.
+
+    This is attention between channels with query −X, key X and value X, so torch's fused attention computes it. Its
+    kernels hold a strip of W at a time; the whole matrix is 16.8 MB an image at c = 2048, several times in training.
+
+    Args:
+        x: ``(B, c, h, w)``.
+        scale, positive: as there.
+
+    Returns:
+        Y, ``(B, c, h, w)``, float32 under autocast too.
+    """
+    flat, s = _matrix(x, scale)
+    with torch.autocast(x.device.type, enabled=False):
+        # one head, a channel is a token and its map the embedding; other layouts miss the fused kernels
+        heads = flat.contiguous().unsqueeze(1)  # (B, 1, c, l)
+        # the sign goes into the query: kernels take row maxima before they scale, so the scale must be positive
+        y = F.scaled_dot_product_attention(heads if positive else -heads, heads, heads, scale=s)
+    return y.view(x.shape)
+
+
+class SelfChannelInteraction(nn.Module):
+    r"""SCI: :math:`Z = \phi(WX) + X`, φ a 3×3 convolution.
+
+    Args:
+        channels: c.
+        scale, positive: of :func:`channel_relation`.
+        zero_init: start φ at zero, so that Z = X and a pretrained network is not disturbed. False as in the paper,
+            which does not mention it.
+    """
+
+    def __init__(
+        self, channels: int, *, scale: Scale = "positions", positive: bool = False, zero_init: bool = False
+    ) -> None:
+        super().__init__()
+        _check_scale(scale)
+        self.scale: Scale = scale
+        self.positive = positive
+        self.phi = nn.Conv2d(channels, channels, 3, padding=1)
+        if zero_init:
+            nn.init.zeros_(self.phi.weight)
+            nn.init.zeros_(self.phi.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X ``(B, c, h, w)`` → Z, the same shape."""
+        y = self_channel_interaction(x, scale=self.scale, positive=self.positive)
+        z: Tensor = x + self.phi(y.to(x.dtype))
+        return z
+
+    def relation(self, x: Tensor) -> Tensor:
+        """W of these maps, ``(B, c, c)``."""
+        return channel_relation(x, scale=self.scale, positive=self.positive)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale!r}, positive={self.positive}"
+
+
+class _Suppress(torch.autograd.Function):
+    """See :func:`suppress`. Written out because autograd would read, copy and keep more (c, c) matrices than needed."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, factors: Tensor) -> Tensor:
+        ctx.save_for_backward(w, factors)
+        return _difference(w, factors).abs_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        w, factors = ctx.saved_tensors
+        grad = _difference(w, factors).sign_().mul_(grad)  # at zero, where |·| has no slope, 0
+        half = len(w) // 2
+        flat, flat_grad = w.flatten(1), grad.flatten(1)  # (2N, c·c)
+        products = (
+            torch.linalg.vecdot(flat_grad[:half], flat[half:]),
+            torch.linalg.vecdot(flat_grad[half:], flat[:half]),
+        )
+        return _difference(grad, factors.roll(half, 0)), -torch.cat(products)[:, None, None]
+
+
+def _difference(w: Tensor, factors: Tensor) -> Tensor:
+    """``w[i] - factors[i] * w[partner of i]``."""
+    half = len(w) // 2
+    out = torch.empty_like(w)
+    torch.addcmul(w[:half], factors[:half], w[half:], value=-1, out=out[:half])
+    torch.addcmul(w[half:], factors[half:], w[:half], value=-1, out=out[half:])
+    return out
+
+
+def suppress(w: Tensor, factors: Tensor) -> Tensor:
+    r"""What one image of a pair relates and the other does not: :math:`|W_A - \eta W_B|`, :math:`|W_B - \gamma W_A|`.
+
+    Args:
+        w: ``(2N, c, c)``, W_A of the N pairs, then W_B of each.
+        factors: ``(2N, 1, 1)``, η of the N pairs, then γ of each.
+
+    Returns:
+        ``(2N, c, c)``, W_AB of the N pairs, then W_BA of each.
+    """
+    return _Suppress.apply(w, factors)  # type: ignore[no-any-return]
+
+
+class ContrastiveChannelInteraction(nn.Module):
+    r"""CCI: of two images A and B, the complementary channels that the other does not share.
+
+    .. math::
+        W_{AB} = |W_A - \eta W_B|, \quad \eta = \psi([Y_A, Y_B]), \qquad
+        Z'_A = \phi(W_{AB} X_A) + X_A
+
+    and the same with A and B exchanged, where γ = ψ([Y_B, Y_A]). One ψ, a fully connected layer to one scalar per
+    ordered pair, without squashing; φ and Y = WX are those of SCI. The rows of W_AB do not sum to one.
+
+    Differences from the paper:
+        ψ sees Y averaged over locations by default, 2c numbers, so it fits every map size. Flattened maps
+        (``map_size``), as in a public port, make it 2·c·l. That port also gives ψ the map φ(Y) instead of Y.
+
+    Args:
+        channels: c.
+        map_size: None averages Y over locations; ``(h, w)`` flattens maps of exactly that size.
+    """
+
+    def __init__(self, channels: int, *, map_size: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.map_size = map_size
+        self.psi = nn.Linear(2 * channels * locations_count(map_size), 1)
+
+    def forward(self, sci: SelfChannelInteraction, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides of every pair.
+
+        Args:
+            sci: the SCI block that the maps went through.
+            x: its input X, ``(B, c, h, w)``.
+            a, b: ``(N,)`` positions in the batch; pair n is ``(a[n], b[n])``.
+
+        Returns:
+            Z'_A and Z'_B, ``(N, c, h, w)`` each.
+        """
+        n = len(a)
+        x = torch.cat([x.index_select(0, a), x.index_select(0, b)])  # (2N, c, h, w): all A, then all B
+        flat = x.flatten(2)  # (2N, c, l)
+        w = sci.relation(x)  # (2N, c, c)
+        # averaging is linear, so W times the averaged X is the average of Y
+        y = torch.bmm(w, locations(x, self.map_size).to(w.dtype)).flatten(1)  # (2N, c) or (2N, c·l)
+        both = torch.cat([y, y.roll(n, 0)], dim=1)  # (2N, …): [Y_A, Y_B] of each pair, then [Y_B, Y_A]
+        factors = self.psi(both).to(w.dtype).unsqueeze(2)  # (2N, 1, 1): η of each pair, then γ of each
+        w = suppress(w, factors)  # (2N, c, c): W_AB of each pair, then W_BA
+        y = torch.bmm(w.to(flat.dtype), flat)  # (2N, c, l)
+        z = x + sci.phi(y.view(x.shape).to(x.dtype))  # (2N, c, h, w)
+        return z[:n], z[n:]
+
+
+def locations(x: Tensor, map_size: Sequence[int] | None) -> Tensor:
+    """What a fully connected layer sees of a map.
+
+    Args:
+        x: ``(B, c, h, w)``.
+        map_size: None averages over the locations; ``(h, w)`` keeps them and asks for exactly that size.
+
+    Returns:
+        ``(B, c, 1)`` or ``(B, c, h·w)``.
+    """
+    if map_size is None:
+        return x.mean((2, 3)).unsqueeze(2)
+    if tuple(x.shape[2:]) != tuple(map_size):
+        raise ValueError(
+            f"flattening was set up for maps of {map_size[0]}×{map_size[1]}, got {x.shape[2]}×{x.shape[3]}: "
+            "set map_size to that, or to None to average over locations"
+        )
+    return x.flatten(2)
+
+
+def locations_count(map_size: Sequence[int] | None) -> int:
+    """Length of the last dimension of :func:`locations`."""
+    if map_size is None:
+        return 1
+    if len(map_size) != 2 or min(map_size) < 1:
+        raise ValueError(f"map_size must be (height, width) or None, got {map_size!r}")
+    return map_size[0] * map_size[1]
+
+
+def _matrix(x: Tensor, scale: Scale) -> tuple[Tensor, float]:
+    """X as ``(B, c, l)`` in float32 or float64, and s."""
+    _check_scale(scale)
+    if x.ndim != 4:
+        raise ValueError(f"a feature map must be (B, c, h, w), got {tuple(x.shape)}")
+    flat = x.flatten(2)  # (B, c, l)
+    flat = flat if flat.dtype == torch.float64 else flat.float()
+    return flat, 1 / flat.shape[2] if scale == "positions" else 1.0
+
+
+def _check_scale(scale: str) -> None:
+    if scale not in ("positions", "none"):
+        raise ValueError(f"scale must be 'positions' or 'none', got {scale!r}")

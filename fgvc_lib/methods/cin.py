@@ -1,0 +1,231 @@
+"""Channel Interaction Networks, its ablation rows, and its blocks inside any other method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
+
+from fgvc_lib.backbones import Backbone
+from fgvc_lib.layers.attach import attach
+from fgvc_lib.layers.channel_interaction import (
+    ContrastiveChannelInteraction,
+    SelfChannelInteraction,
+    locations,
+    locations_count,
+)
+from fgvc_lib.layers.non_local import NonLocalBlock
+from fgvc_lib.losses.contrastive import contrastive_loss
+from fgvc_lib.losses.pairs import all_triplets, disjoint_pairs
+from fgvc_lib.losses.pairwise_confusion import pairwise_confusion
+from fgvc_lib.methods.base import Method, Output, Phase
+
+
+def _squeeze_excitation(channels: int, *, reduction: int = 16) -> nn.Module:
+    return SqueezeExcitation(channels, max(1, channels // reduction))  # type: ignore[no-any-return]
+
+
+def _positive(channels: int, **arguments: Any) -> nn.Module:
+    return SelfChannelInteraction(channels, positive=True, **arguments)
+
+
+def _identity(channels: int) -> nn.Module:
+    return nn.Identity()
+
+
+BLOCKS: dict[str, Callable[..., nn.Module]] = {
+    "none": _identity,
+    "se": _squeeze_excitation,
+    "non_local": NonLocalBlock,
+    "pos_sci": _positive,
+    "sci": SelfChannelInteraction,
+}
+"""Name of a block → constructor, called with the stage's channels and ``block_args``."""
+
+
+class CIN(Method):
+    r"""Channel Interaction Networks (Gao, Han, Wang, Huang, Scott; AAAI 2020), around any method.
+
+    .. math:: L = L_{soft}(Z) + \alpha\, L_{cont}(h(Z'_A), h(Z'_B))    \qquad \text{(Eq. 9)}
+
+    An SCI block stands behind a stage of the backbone; the method ``base`` classifies what comes out of the
+    backbone, which is L_soft. In training the images of a batch are paired, CCI compares the two of each pair, and a
+    contrastive loss on the projections h pulls pairs of one class together and pushes the others apart. CCI is absent
+    at inference, which is one pass of the base method.
+
+    ========  ============  =======  ==================================================================
+    symbol    argument      default  source
+    ========  ============  =======  ==================================================================
+    α         ``alpha``     2.0      a public port of CIN, which quotes the paper's equations
+    β         ``margin``    0.5      same
+    r         ``embedding`` 512      same, output size of h
+    s         in block_args 1/l      paper: 1; see :func:`~fgvc_lib.layers.channel_interaction.channel_relation`
+    P × K     ``sampler``   4 × 5    same
+    ========  ============  =======  ==================================================================
+
+    The rows of the paper's ablation, and what they are compared with (all with the same batches):
+
+    ================  ================================================
+    row               arguments
+    ================  ================================================
+    baseline          ``block="none", contrast="none"``
+    SE                ``block="se", contrast="none"``
+    non-local         ``block="non_local", contrast="none"``
+    Pos-SCI           ``block="pos_sci", contrast="none"``
+    SCI               ``block="sci", contrast="none"``
+    SCI + Cont        ``block="sci", contrast="features"``
+    SCI + CCI         the defaults
+    triplet loss      ``contrast="triplet"`` (``margin=0.2``)
+    pairwise conf.    ``contrast="confusion"`` (``alpha=10``)
+    ================  ================================================
+
+    SCI and CCI in another method, behind any stage: ``base="bcnn", base_args={"head_share": 0}, stage="layer2"``. The
+    weights of the base method do not depend on ``block`` and ``contrast``, so rows with one seed start from the same
+    network.
+
+    Pairs are :func:`~fgvc_lib.losses.pairs.disjoint_pairs`: B // 2 of them, half of one class and half of two where
+    labels allow it, drawn anew at every step. Under DistributedDataParallel each rank pairs its own images, drawn from
+    ``rank_generator``, and nothing is gathered: with batches of P × K on every rank, each finds positives, and the
+    averaged gradient is that of the mean over the pairs of all ranks. A batch without pairs or without one kind
+    works; its missing terms are zeros with a graph.
+
+    Differences from the paper:
+        h and ψ see maps averaged over locations (``map_size=None``). On flattened maps of 2048 × 14 × 14, h alone has
+        205.5 M parameters and the input size is fixed. ``block_args={"scale": "none"}`` is the paper's unscaled
+        softmax. The embedding of the triplet loss is L2-normalised, its distances are not squared
+        (:func:`torch.nn.functional.triplet_margin_loss`) and it takes all triplets instead of semi-hard ones.
+
+    Args:
+        backbone: the block is attached to it, in place.
+        num_classes: number of classes.
+        block: ``"none"``, ``"se"``, ``"non_local"``, ``"pos_sci"`` or ``"sci"``.
+        block_args: keyword arguments of the block: ``scale`` and ``zero_init`` of SCI, ``reduction`` of the others.
+        contrast: ``"none"``; ``"features"``, the contrastive loss on the block's output; ``"cci"``, the same on Z';
+            ``"triplet"`` on the block's output; ``"confusion"``, pairwise confusion of the logits.
+        stage: the backbone's stage to attach to; None for the last.
+        alpha: weight of the added loss.
+        margin: of the contrastive or triplet loss.
+        embedding: r.
+        map_size: None, or ``(h, w)``, the size of the stage's maps, to flatten them for h and ψ.
+        sampler: ``(P, K)``, or None for plain shuffling. Kept by the rows without contrast too.
+        base: a key of :data:`fgvc_lib.methods.METHODS`.
+        base_args: its keyword arguments.
+
+    Output: the base method's, and ``terms`` ``contrastive``, ``triplet`` or ``confusion``; ``maps`` ``block_input`` and
+    ``block_output``, X and Z, ``(B, c, h, w)``. Of a base method that runs its backbone several times, or on several
+    versions of the batch one after the other (TASN), they show the first pass with all its versions, and the
+    contrast compares the first version.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        block: Literal["none", "se", "non_local", "pos_sci", "sci"] = "sci",
+        block_args: Mapping[str, Any] | None = None,
+        contrast: Literal["none", "features", "cci", "triplet", "confusion"] = "cci",
+        stage: str | None = None,
+        alpha: float = 2.0,
+        margin: float = 0.5,
+        embedding: int = 512,
+        map_size: Sequence[int] | None = None,
+        sampler: Sequence[int] | None = (4, 5),
+        base: str = "baseline",
+        base_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        from fgvc_lib.methods import METHODS  # here, because that module imports this one
+
+        super().__init__()
+        if block not in BLOCKS:
+            raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {block!r}")
+        if contrast not in ("none", "features", "cci", "triplet", "confusion"):
+            raise ValueError(f"contrast must be none, features, cci, triplet or confusion, got {contrast!r}")
+        if contrast == "cci" and block not in ("sci", "pos_sci"):
+            raise ValueError(
+                f"contrast='cci' compares what SCI finds, so block must be 'sci' or 'pos_sci', got {block!r}"
+            )
+        if base not in METHODS:
+            raise ValueError(f"base must be one of {', '.join(METHODS)}, got {base!r}")
+        if alpha < 0 or margin <= 0:
+            raise ValueError(f"alpha must not be negative and margin must be positive, got {alpha} and {margin}")
+        self.contrast = contrast
+        self.alpha = alpha
+        self.margin = margin
+        self.map_size = map_size
+        self.sampler = None if sampler is None else (sampler[0], sampler[1])
+
+        self.base = METHODS[base](backbone, num_classes, **(base_args or {}))  # type: ignore[call-arg]
+        self.base.shared_generator, self.base.rank_generator = self.shared_generator, self.rank_generator
+        stage = backbone.last if stage is None else stage
+        if stage not in backbone.stages:
+            raise ValueError(f"stage must be one of {', '.join(backbone.stages)}, got {stage!r}")
+        channels = backbone.channels[stage]
+        self.attached = attach(backbone, stage, BLOCKS[block](channels, **(block_args or {})))
+        self.cci = ContrastiveChannelInteraction(channels, map_size=map_size) if contrast == "cci" else None
+        self.project = (
+            nn.Linear(channels * locations_count(map_size), embedding)
+            if contrast in ("features", "cci", "triplet")
+            else None
+        )
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        self.check_batch(images, labels)
+        self.base.label_smoothing = self.label_smoothing
+        seen: list[tuple[Tensor, Tensor]] = []
+        self.attached.seen = seen
+        try:
+            out = self.base(images, labels)
+        finally:
+            self.attached.seen = None
+        x, z = seen[0]  # (B, c, h, w) each
+        maps = {**out.maps, "block_input": x.detach(), "block_output": z.detach()}
+        terms = dict(out.terms)
+        if self.training and labels is not None and self.contrast != "none":
+            if len(x) % len(labels):
+                raise ValueError(
+                    f"the block saw {len(x)} maps for {len(labels)} labels: this base method first runs its backbone "
+                    "on something else than the batch; set contrast='none'"
+                )
+            x, z = x[: len(labels)], z[: len(labels)]
+            name = "contrastive" if self.contrast in ("features", "cci") else self.contrast
+            terms[name] = self.alpha * self._contrast(x, z, out.logits, labels)
+        return Output(out.logits, terms, maps, out.state)
+
+    def _contrast(self, x: Tensor, z: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.contrast == "confusion":
+            return pairwise_confusion(logits, labels)
+        if self.contrast == "triplet":
+            anchor, positive, negative = all_triplets(labels)  # (T,) each
+            e = F.normalize(self._embed(z), dim=1)  # (B, r)
+            losses = F.triplet_margin_loss(e[anchor], e[positive], e[negative], margin=self.margin, reduction="sum")
+            return (losses + 0 * e.sum()) / max(len(anchor), 1)
+        a, b = disjoint_pairs(labels, generator=self.rank_generator)  # (N,) each
+        if self.cci is not None:
+            left, right = self.cci(self.attached.block, x, a, b)  # (N, c, h, w) each
+        else:
+            left, right = z[a], z[b]
+        return contrastive_loss(self._embed(left), self._embed(right), labels[a] == labels[b], margin=self.margin)
+
+    def _embed(self, z: Tensor) -> Tensor:
+        """h: ``(N, c, h, w)`` → ``(N, r)`` float32."""
+        assert self.project is not None
+        return self.project(locations(z, self.map_size).flatten(1)).float()  # type: ignore[no-any-return]
+
+    def after_step(self, states: list[dict[str, Tensor]]) -> None:
+        """The base method's."""
+        self.base.after_step(states)
+
+    def phases(self) -> list[Phase]:
+        """The base method's; what this method adds trains in all of them."""
+        phases = []
+        for phase in self.base.phases():
+            trained = {id(p) for group in phase.groups for p in group["params"]}
+            added = [*self.attached.parameters()]
+            added += [p for module in (self.cci, self.project) if module is not None for p in module.parameters()]
+            new = [p for p in added if id(p) not in trained]
+            phases.append(Phase(phase.groups + [{"params": new}] * bool(new), phase.share, phase.name))
+        return phases

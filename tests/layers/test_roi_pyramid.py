@@ -1,0 +1,180 @@
+"""ROI pyramid: boxes against a slow reference and torchvision's suppression, on random and crafted masks."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.ops import batched_nms
+
+from fgvc_lib.layers.roi_pyramid import ROIPyramid, anchor_boxes, roi_boxes, suppress_border, top_boxes
+
+NAN = float("nan")
+
+
+def overlap(a, b):
+    w = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    h = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return w * h / (area - w * h)
+
+
+def slow_boxes(mask, image_size, *, share, top_k, border, mean_with_border=True, iou=0.05, offset=0.5):
+    """One image, cell by cell, from the description."""
+    (h, w), (height, width) = mask.shape, image_size
+    rows, columns = int(border * h + 1e-6), int(border * w + 1e-6)
+    side = share * min(height, width)
+    inner, candidates = [], []
+    for i in range(rows, h - rows):
+        for j in range(columns, w - columns):
+            cx, cy = (j + offset) * width / w, (i + offset) * height / h
+            box = (
+                max(cx - side / 2, 0.0),
+                max(cy - side / 2, 0.0),
+                min(cx + side / 2, width),
+                min(cy + side / 2, height),
+            )
+            inner.append(float(mask[i, j]))
+            candidates.append((float(mask[i, j]), box))
+    mean = sum(inner) / (h * w if mean_with_border else len(inner))
+    candidates = [c for c in candidates if c[0] > mean]
+    candidates.sort(key=lambda c: -c[0])  # stable: the first cell of equals stays first
+    kept = []
+    for _, box in candidates:
+        if all(overlap(box, other) <= iou for other in kept):
+            kept.append(box)
+    kept = kept[:top_k] + [(NAN,) * 4] * (top_k - len(kept))
+    return torch.tensor(kept)
+
+
+@pytest.mark.parametrize("mean_with_border", [True, False])
+@pytest.mark.parametrize(("border", "offset"), [(0.0, 0.5), (0.2, 0.0)])
+def test_boxes_equal_the_slow_reference(border, offset, mean_with_border):
+    mask = torch.rand(3, 1, 10, 7)
+    settings = {"share": 0.3, "top_k": 4, "border": border, "offset": offset, "mean_with_border": mean_with_border}
+    boxes = roi_boxes(mask, (50, 42), **settings)
+    for i in range(3):
+        expected = slow_boxes(mask[i, 0], (50, 42), **settings)
+        torch.testing.assert_close(boxes[i], expected, equal_nan=True)
+
+
+def test_top_boxes_are_the_first_of_torchvisions_batched_nms():
+    boxes = anchor_boxes((8, 8), (64, 64), share=2 / 7)
+    scores = torch.rand(5, 64)
+    scores[scores < 0.3] = -torch.inf
+    image, cell = torch.where(scores.isfinite())
+    keep = batched_nms(boxes[cell], scores[image, cell], image, 0.05)
+    chosen = top_boxes(scores, boxes, top_k=3, iou=0.05)
+    for i in range(5):
+        torch.testing.assert_close(chosen[i], boxes[cell[keep[image[keep] == i]]][:3])
+
+
+def test_without_suppression_a_box_is_still_taken_once():
+    boxes = anchor_boxes((4, 4), (32, 32), share=0.5)
+    scores = torch.rand(1, 16)
+    torch.testing.assert_close(top_boxes(scores, boxes, top_k=3, iou=1.0)[0], boxes[scores[0].topk(3).indices])
+
+
+def test_released_anchor_sizes_and_centres():
+    boxes = anchor_boxes((56, 56), (448, 448), share=1 / 7)
+    centre = boxes.view(56, 56, 4)[20, 30]
+    torch.testing.assert_close(centre, torch.tensor([30.5 * 8 - 32, 20.5 * 8 - 32, 30.5 * 8 + 32, 20.5 * 8 + 32]))
+    corner = anchor_boxes((56, 56), (448, 448), share=1 / 7, offset=0.0).view(56, 56, 4)
+    torch.testing.assert_close(corner[20, 30], centre - 4)  # half a cell up and left
+    torch.testing.assert_close(boxes[0], torch.tensor([0.0, 0.0, 36.0, 36.0]))  # cut at the image
+
+
+def test_border_is_rounded_down_and_zeroed():
+    zeroed, inner = suppress_border(torch.ones(1, 10, 4), border=0.2)  # two rows, no column
+    assert inner.sum() == 6 * 4
+    assert zeroed[0, :2].sum() == zeroed[0, -2:].sum() == 0
+    assert zeroed.sum() == 24
+    assert suppress_border(torch.ones(1, 100, 100), border=0.29)[1].sum() == 42 * 42
+    with pytest.raises(ValueError, match=r"share in \[0, 0.5\), got 0.5"):
+        suppress_border(torch.ones(1, 4, 4), border=0.5)
+
+
+def test_one_peak_gives_one_box_around_it():
+    mask = torch.full((1, 1, 8, 8), 0.1)
+    mask[0, 0, 4, 3] = 0.9
+    boxes = roi_boxes(mask, (64, 64), share=2 / 8, top_k=3, border=0.0)
+    torch.testing.assert_close(boxes[0, 0], torch.tensor([3.5 * 8 - 8, 4.5 * 8 - 8, 3.5 * 8 + 8, 4.5 * 8 + 8]))
+    assert boxes[0, 1:].isnan().all()
+
+
+def test_two_levels_of_score_give_the_higher_first():
+    mask = torch.full((1, 1, 8, 8), 0.1)
+    mask[0, 0, 1, 1], mask[0, 0, 6, 6] = 0.6, 0.8
+    boxes = roi_boxes(mask, (64, 64), share=2 / 8, top_k=2, border=0.0)
+    centres = (boxes[0, :, :2] + boxes[0, :, 2:]) / 2
+    torch.testing.assert_close(centres, torch.tensor([[52.0, 52.0], [12.0, 12.0]]))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_a_constant_mask_has_no_box_without_a_border(value):
+    boxes = roi_boxes(torch.full((2, 1, 7, 9), value), (63, 81), share=0.2, top_k=3, border=0.0)
+    assert boxes.isnan().all()
+
+
+def test_the_borders_zeros_lower_the_mean():
+    mask = torch.full((1, 1, 10, 10), 0.5)
+    assert not roi_boxes(mask, (80, 80), share=0.2, top_k=1, border=0.1).isnan().any()
+    assert roi_boxes(mask, (80, 80), share=0.2, top_k=1, border=0.1, mean_with_border=False).isnan().all()
+    mask[0, 0, 0, 0] = 1.0  # the best cell lies in the border
+    assert roi_boxes(mask, (80, 80), share=0.2, top_k=1, border=0.1)[0, 0, 0] > 0
+
+
+def test_not_a_number_in_a_mask_gives_no_box_in_that_image_only():
+    mask = torch.rand(2, 1, 6, 6)
+    mask[0, 0, 2, 2] = NAN
+    boxes = roi_boxes(mask, (48, 48), share=0.3, top_k=2, border=0.0)
+    assert boxes[0].isnan().all()
+    assert not boxes[1, 0].isnan().any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    h=st.integers(1, 9),
+    w=st.integers(1, 9),
+    height=st.integers(8, 70),
+    width=st.integers(8, 70),
+    share=st.floats(0.05, 1.5),
+    border=st.floats(0, 0.49),
+    top_k=st.integers(1, 6),
+)
+def test_boxes_lie_inside_the_image_absent_ones_last(batch, h, w, height, width, share, border, top_k):
+    boxes = roi_boxes(torch.rand(batch, 1, h, w), (height, width), share=share, top_k=top_k, border=border)
+    assert boxes.shape == (batch, top_k, 4)
+    absent = boxes.isnan().any(2)
+    assert torch.equal(absent, boxes.isnan().all(2))
+    assert (absent[:, 1:] >= absent[:, :-1]).all()
+    x1, y1, x2, y2 = boxes[~absent].unbind(1)
+    assert ((x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height) & (x1 < x2) & (y1 < y2)).all()
+
+
+def test_a_batch_equals_its_images_one_at_a_time():
+    masks = [torch.rand(4, 1, s, s) for s in (16, 8, 4)]
+    pyramid = ROIPyramid()
+    together = pyramid(masks, (64, 64))
+    assert [b.shape for b in together] == [(4, 5, 4), (4, 3, 4), (4, 1, 4)]
+    for i in range(4):
+        alone = pyramid([m[i : i + 1] for m in masks], (64, 64))
+        for a, b in zip(alone, together, strict=True):
+            torch.testing.assert_close(a[0], b[i], equal_nan=True)
+
+
+def test_half_precision_masks_work_and_no_gradient_flows():
+    mask = torch.rand(1, 1, 8, 8, requires_grad=True)
+    assert not roi_boxes(mask, (64, 64), share=0.3, top_k=2).requires_grad
+    half = roi_boxes(mask.detach().bfloat16(), (64, 64), share=0.3, top_k=2)
+    assert half.dtype == torch.float32
+    assert not half[:, 0].isnan().any()
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match=r"mask must be \(B, 1, h, w\), got shape \(2, 3, 4, 4\)"):
+        roi_boxes(torch.rand(2, 3, 4, 4), (8, 8), share=0.3, top_k=1)
+    with pytest.raises(ValueError, match="same levels, got 2 and 3"):
+        ROIPyramid(shares=(0.1, 0.2))
+    with pytest.raises(ValueError, match="top_k at least 1"):
+        ROIPyramid(top_k=(5, 3, 0))
