@@ -1,0 +1,64 @@
+"""What a method costs: parameters, multiply-adds, inference rate."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fgvc_lib.data.dataset import ImageData
+from fgvc_lib.methods.base import Method
+
+
+def cost(method: Method, data: ImageData, device: str) -> dict[str, float | np.ndarray]:
+    """Cost of prediction and of one training step, on images of the data's size.
+
+    ``parameters``: all of them; ``parameters_used``: those that a prediction reads. ``multiply_adds``: of one image's
+    prediction, matrix products and convolutions only; ``train_multiply_adds``: of forward and backward, an image.
+    ``images_per_second``: of prediction in batches of 64, median of five, on whatever else the machine was doing.
+    """
+    channels = len(data.mean)
+    images = torch.randn(8, channels, data.image_size, data.image_size, device=device)
+    labels = torch.arange(8, device=device) % len(data.classes)
+    found: dict[str, float | np.ndarray] = {"parameters": float(sum(p.numel() for p in method.parameters()))}
+
+    # a parameter that no gradient of the prediction reaches is not read
+    method.eval()
+    logits = method(images[:2]).logits
+    grads = torch.autograd.grad(logits.sum(), list(method.parameters()), allow_unused=True)
+    used = zip(method.parameters(), grads, strict=True)
+    found["parameters_used"] = float(sum(p.numel() for p, g in used if g is not None))
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        method(images[:1])
+    found["multiply_adds"] = counter.get_total_flops() / 2
+    before = {name: buffer.clone() for name, buffer in method.state_dict().items()}
+    generators = [(g, g.get_state()) for g in (method.shared_generator, method.rank_generator)]
+    method.train()
+    with FlopCounterMode(display=False) as counter:
+        method(images, labels).loss.backward()
+    found["train_multiply_adds"] = counter.get_total_flops() / 2 / len(images)
+    method.zero_grad()
+    method.load_state_dict(before)  # BatchNorm's statistics and the generators as they were
+    for generator, state in generators:
+        generator.set_state(state)
+
+    method.eval()
+    batch = images.repeat(8, 1, 1, 1)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(6):
+            _wait(device)
+            start = time.perf_counter()
+            method(batch)
+            _wait(device)
+            seconds.append(time.perf_counter() - start)
+    found["images_per_second"] = len(batch) / float(np.median(seconds[1:]))
+    return found
+
+
+def _wait(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

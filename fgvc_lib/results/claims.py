@@ -1,0 +1,184 @@
+r"""The ledger: what a paper claims, what was measured, and the verdict that a rule draws from the two.
+
+The rule was written down before the runs. For a claim that row a beats row b in some number, the runs are paired by
+seed and Student's 95 % interval of the mean difference is taken. The claim is
+
+* **reproduced** where the interval lies wholly on the claimed side, and not wholly inside the equivalence band,
+* **not reproduced** where it lies wholly on the other side, or wholly inside the band (no effect worth the name),
+* **inconclusive** otherwise.
+
+A claim of equality ("α matters little") is reproduced where the interval lies inside the band, not reproduced where it
+lies wholly outside. Claims that hold by construction name the test that checks them; claims about cost name the
+benchmark; what cannot be tested here says why.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fgvc_lib.results import folders, wanted
+from fgvc_lib.results.record import Record
+from fgvc_lib.results.tables import paired
+
+SIDES = ("greater", "less", "equal")
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", "untestable here", "not measured yet")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of ``data/claims.yaml``.
+
+    Attributes:
+        id: short name.
+        method: of the six.
+        claim: what is claimed, in a sentence.
+        source: where, with the certainty of our reading of it.
+        chapter: the chapter that measures it, and ``anchor``: the figure or section there.
+        test: how; one of the mappings that :func:`judge` knows.
+    """
+
+    id: str
+    method: str
+    claim: str
+    source: str
+    chapter: str
+    anchor: str
+    test: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a claim's test gave.
+
+    Attributes:
+        verdict: one of :data:`VERDICTS`.
+        effect: mean difference, with ``low`` and ``high`` of its interval; NaN where there is none.
+        unit: of the effect.
+        seeds: pairs behind it.
+        why: in words: the test, the benchmark, or the reason.
+        records: that it was computed from.
+    """
+
+    verdict: str
+    effect: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    unit: str = ""
+    seeds: int = 0
+    why: str = ""
+    records: Sequence[Record] = field(default_factory=tuple)
+
+
+def claims(path: Path | None = None) -> list[Claim]:
+    """The rows of ``data/claims.yaml``, refused where one lacks a field."""
+    path = path or _data("claims.yaml")
+    rows = yaml.safe_load(path.read_text(encoding="utf8"))["claims"]
+    names = [row.get("id") for row in rows]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path.name} names a claim twice: {sorted({str(n) for n in names if names.count(n) > 1})}")
+    found = []
+    for row in rows:
+        if set(row) != set(Claim.__dataclass_fields__):
+            wrong = set(row) ^ set(Claim.__dataclass_fields__)
+            raise ValueError(f"{path.name}: claim {row.get('id')} lacks or has too much of {', '.join(sorted(wrong))}")
+        found.append(Claim(**row))
+    return found
+
+
+def decide(low: float, high: float, *, side: str, band: float) -> str:
+    """The rule, for an interval of the difference a - b."""
+    if side not in SIDES:
+        raise ValueError(f"side must be one of {', '.join(SIDES)}, got {side!r}")
+    if not low <= high or band < 0:
+        raise ValueError(f"an interval and a band ≥ 0 are needed, got [{low}, {high}] and {band}")
+    inside = -band <= low and high <= band
+    if side == "equal":
+        return "reproduced" if inside else "not reproduced" if low > band or high < -band else "inconclusive"
+    if side == "less":
+        low, high = -high, -low
+    if inside or high < 0:
+        return "not reproduced"
+    return "reproduced" if low > 0 else "inconclusive"
+
+
+def judge(claim: Claim) -> Verdict:
+    """Compute the verdict of a claim from committed records and benchmarks.
+
+    ``claim.test`` is one of
+
+    * ``{group, a, b, value, side, band, unit}``: rows a and b of a group of ``data/runs.yaml``; b may be a list, and
+      a is then compared with each of them, the least favourable verdict counting. ``a_value``, ``b_value`` compare
+      two numbers of the same runs instead: leave ``b`` out.
+    * ``{test}``: path::name of a test that asserts it exactly.
+    * ``{benchmark, key, side, bound, unit}``: a number of ``data/benchmarks/<benchmark>``, dotted key.
+    * ``{untestable}``: the reason.
+    """
+    test = claim.test
+    if "untestable" in test:
+        return Verdict("untestable here", why=test["untestable"])
+    if "test" in test:
+        return Verdict("reproduced", why=f"holds exactly, checked by {test['test']}")
+    if "benchmark" in test:
+        return _judge_benchmark(test)
+    others = test["b"] if isinstance(test.get("b"), list) else [test.get("b", test["a"])]
+    found = [_judge_pair(test, other) for other in others]
+    return max(
+        found, key=lambda v: ("reproduced", "inconclusive", "not reproduced", "not measured yet").index(v.verdict)
+    )
+
+
+def _judge_pair(test: Mapping[str, Any], other: str) -> Verdict:
+    records = wanted.records(test["group"])
+    unit = test.get("unit", "")
+    if not records:
+        return Verdict("not measured yet", unit=unit, why=f"no record of {test['group']} yet")
+    table = wanted.table(test["group"], records)
+    column_a, column_b = test.get("a_value", test.get("value")), test.get("b_value", test.get("value"))
+    a, b = table[table["row"] == test["a"]], table[table["row"] == other]
+    if not len(a) or not len(b) or column_a not in a or column_b not in b:
+        return Verdict(
+            "not measured yet", unit=unit, why=f"{test['group']} has no {test['a']} and {other} with {column_a}"
+        )
+    found = paired(
+        a.rename(columns={column_a: "_"})[["seed", "_"]], b.rename(columns={column_b: "_"})[["seed", "_"]], "_"
+    )
+    return Verdict(
+        decide(found["low"], found["high"], side=test["side"], band=test["band"]),
+        effect=found["mean"],
+        low=found["low"],
+        high=found["high"],
+        unit=unit,
+        seeds=int(found["seeds"]),
+        why=f"{test['a']} against {other}" if other != test["a"] else f"{column_a} against {column_b}",
+        records=[r for r in records if r.id in {*a["id"], *b["id"]}],
+    )
+
+
+def _judge_benchmark(test: Mapping[str, Any]) -> Verdict:
+    path = _data("benchmarks") / f"{test['benchmark']}.json"
+    unit = test.get("unit", "×")
+    if not path.is_file():
+        return Verdict("not measured yet", unit=unit, why=f"no benchmark {test['benchmark']} yet")
+    value: Any = json.loads(path.read_text(encoding="utf8"))
+    for key in str(test["key"]).split("."):
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    holds = value >= test["bound"] if test["side"] == "greater" else value <= test["bound"]
+    sign = "≥" if test["side"] == "greater" else "≤"
+    return Verdict(
+        "reproduced" if holds else "not reproduced",
+        effect=float(value),
+        unit=unit,
+        why=f"{test['benchmark']}: {test['key']} {sign} {test['bound']}",
+    )
+
+
+def _data(name: str) -> Path:
+    here = folders.root() / "data" / name
+    return here if here.exists() else Path(__file__).parents[1] / "recorded" / name

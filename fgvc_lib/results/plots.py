@@ -1,0 +1,109 @@
+"""How the book draws: one style, colours that the colour-blind tell apart, a text alternative for every figure."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#5D3A9B", "#1B1B1B", "#A6761D")
+"""Okabe and Ito's palette, reordered and extended to ten; neighbours differ in lightness too."""
+
+
+def style() -> None:
+    """Set the book's style for all figures of this process."""
+    sns.set_theme(context="notebook", style="ticks", palette=COLORS)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "figure.facecolor": "white",  # an opaque sheet reads well on a dark page too
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": "medium",
+            "legend.frameon": False,
+            "image.cmap": "viridis",
+            "font.size": 10,
+        }
+    )
+
+
+def show(figure: Figure, *, name: str, caption: str, alt: str) -> None:
+    """Display a figure in a notebook with what a page needs of it, and close it.
+
+    Args:
+        figure: drawn.
+        name: for cross-references, ``fig-center-features`` say.
+        caption: what is seen and what to look for; no numbers that a record should supply.
+        alt: the same in words, for those who cannot see it.
+    """
+    from IPython.display import display  # type: ignore[no-untyped-call]
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    display(
+        {"image/png": buffer.getvalue(), "text/plain": alt},
+        raw=True,
+        metadata={"name": name, "caption": caption, "alt": alt},
+    )
+
+
+def show_table(table: pd.DataFrame, *, foot: str = "", links: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Display a table without its index.
+
+    Args:
+        table: of plain values; text is escaped.
+        foot: a line below it, on where its numbers come from.
+        links: column → one address a row, which its cells then lead to.
+    """
+    from IPython.display import HTML, display
+
+    plain = table.map(lambda value: html.escape(str(value)))
+    for column, addresses in (links or {}).items():
+        plain[column] = [
+            f'<a href="{html.escape(a)}">{text}</a>' for a, text in zip(addresses, plain[column], strict=True)
+        ]
+    plain.columns = pd.Index([html.escape(str(column)) for column in table.columns])
+    text = plain.to_html(index=False, border=0, classes="dataframe", justify="left", escape=False)
+    text = text.replace("<th>", '<th scope="col">')
+    display(HTML(text + (f"<p><small>{html.escape(foot)}</small></p>" if foot else "")))  # type: ignore[no-untyped-call]
+
+
+def curve(axes: Axes, x: Sequence[float], runs: pd.DataFrame, by: str, value: str, **line: Any) -> None:
+    """Mean over seeds against ``by`` as a line, every seed as a dot: the spread is seen, not summarised away."""
+    positions = {v: i for i, v in enumerate(x)}
+    xs = runs[by].map(positions)
+    axes.plot(xs, runs[value], "o", ms=3.5, alpha=0.6, color=line.get("color"))
+    means = runs.assign(_x=xs).groupby("_x")[value].mean()
+    axes.plot(means.index, means, "-", lw=1.6, **line)
+    axes.set_xticks(range(len(x)), [f"{v:g}" for v in x])
+
+
+def scatter_2d(axes: Axes, points: np.ndarray, labels: np.ndarray, *, names: Iterable[str] | None = None) -> None:
+    """2-D features, a colour a class, with the class named at its mean so that colour alone carries nothing."""
+    points = points.astype(np.float32)
+    names = list(names) if names is not None else [str(c) for c in range(int(labels.max()) + 1)]
+    for c, name in enumerate(names):
+        mine = points[labels == c]
+        if len(mine):
+            axes.plot(*mine.T, ".", ms=2, alpha=0.5, color=COLORS[c % len(COLORS)], rasterized=True)
+            axes.annotate(
+                name,
+                mine.mean(0),
+                ha="center",
+                va="center",
+                fontsize=8,
+                weight="bold",
+                bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": COLORS[c % len(COLORS)], "lw": 1},
+            )
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(xticks=[], yticks=[])

@@ -1,0 +1,160 @@
+"""Run a configuration, or find its record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from fgvc_lib import train
+from fgvc_lib.config import Config
+from fgvc_lib.data import load
+from fgvc_lib.data.dataset import ImageData
+from fgvc_lib.measures import MEASURES
+from fgvc_lib.methods.base import Method
+from fgvc_lib.results import folders, provenance
+from fgvc_lib.results.record import Record, RecordError, read, run_id, write
+
+
+def run(
+    config: Config,
+    *,
+    profile: str,
+    chapter: str,
+    data: ImageData | None = None,
+    device: str | None = None,
+    progress: bool = False,
+) -> Record:
+    """The record of ``config``: found where it was measured before, else trained, measured and written now.
+
+    Chapters share records: a baseline that one of them trained is found by the others. Two processes that ask for
+    one run at once train it once. A record made by earlier sources counts as found when it is committed evidence;
+    one in the build folder is made again.
+
+    Args:
+        config: everything that decides the result.
+        profile: where the record belongs, ``quick`` say.
+        chapter: who asks, for a new record.
+        data: the data set, when it is loaded already; it must be ``config``'s.
+        device: ``"cpu"``, ``"cuda"``, or None for the best there is.
+        progress: show a bar.
+    """
+    return _run(config, profile, chapter, data, device, progress, keep_weights=False)[0]
+
+
+def trained(
+    config: Config,
+    *,
+    profile: str,
+    chapter: str,
+    data: ImageData | None = None,
+    device: str | None = None,
+    progress: bool = False,
+) -> tuple[Method, Record]:
+    """Like :func:`run`, and the trained method too, in evaluation mode: from saved weights where there are some."""
+    record, method = _run(config, profile, chapter, data, device, progress, keep_weights=True)
+    assert method is not None
+    return method, record
+
+
+def find(config: Config, data_fingerprint: str, *, profile: str) -> Record | None:
+    """The record of a run in this profile, whichever chapter made it, or None."""
+    name = f"{run_id(config, data_fingerprint)}.json"
+    if profile in folders.COMMITTED:
+        places = {folders.records(profile, "x").parent, folders.recorded() / profile}
+    else:
+        places = {folders.build(profile) / "results"}
+    for place in sorted(places):
+        for path in sorted(place.glob(f"*/{name}")):
+            record = read(path)
+            if profile in folders.COMMITTED or is_current(record):
+                return record
+    return None
+
+
+def is_current(record: Record) -> bool:
+    """Whether the code that made ``record`` still does the same; if not, say "measured at an earlier version"."""
+    return record.versions.get("sources") == provenance.code_fingerprint(record.config)
+
+
+def _run(
+    config: Config,
+    profile: str,
+    chapter: str,
+    data: ImageData | None,
+    device: str | None,
+    progress: bool,
+    *,
+    keep_weights: bool,
+) -> tuple[Record, Method | None]:
+    data = data or load(config.data, **config.data_args)
+    name = run_id(config, data.fingerprint)
+    folder = folders.build(profile) / "runs" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        record = find(config, data.fingerprint, profile=profile)
+        if record and not keep_weights:
+            return record, None
+        if record and (weights := folder / "model.pt").is_file():
+            return record, train.load_trained(weights)[0].to(device or best_device())
+        fitted = train.fit(config, data=data, device=device, folder=folder, progress=progress)
+        used = str(next(fitted.method.parameters()).device)
+        final, arrays = dict(fitted.final), dict[str, np.ndarray]()
+        for measure in config.measures:
+            for key, value in MEASURES[measure](fitted.method, data, used).items():
+                if isinstance(value, np.ndarray):
+                    arrays[f"{measure}/{key}"] = value
+                else:
+                    final[f"{measure}/{key}"] = float(value)
+        sha, dirty = provenance.commit()
+        versions = provenance.versions() | {"sources": provenance.code_fingerprint(config.to_dict())}
+        record = write(
+            Record(
+                id=name,
+                chapter=chapter,
+                profile=profile,
+                method=config.method,
+                seed=config.seed,
+                config=config.to_dict(),
+                dataset={
+                    "name": data.name,
+                    "fingerprint": data.fingerprint,
+                    "classes": len(data.classes),
+                    "image_size": data.image_size,
+                    **{split: len(getattr(data, split)) for split in ("train", "val", "test")},
+                },
+                history=fitted.history,
+                final=final,
+                timing=fitted.timing,
+                memory=fitted.memory,
+                device=provenance.device_info(used),
+                versions=versions,
+                commit=sha,
+                dirty=dirty,
+            ),
+            folders.records(profile, chapter),
+            arrays,
+        )
+        return record, fitted.method
+
+
+def best_device() -> str:
+    """``"cuda"`` where there is a GPU, else ``"cpu"``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def recorded(*, profiles: Sequence[str] = folders.COMMITTED, chapters: Sequence[str] | None = None) -> list[Record]:
+    """Committed records, of some profiles and chapters or of all."""
+    found: dict[str, Record] = {}
+    for profile in profiles:
+        places: set[Path] = {folders.recorded() / profile, folders.records(profile, "x").parent}
+        for path in sorted(p for place in places for p in place.glob("*/*.json")):
+            if chapters is None or path.parent.name in chapters:
+                found[f"{profile}/{path.stem}"] = read(path)
+    return list(found.values())
+
+
+__all__ = ["Record", "RecordError", "best_device", "find", "is_current", "recorded", "run", "trained"]

@@ -1,0 +1,102 @@
+"""Tables from records: one row a run, seeds summarised, differences paired by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from fgvc_lib.results.record import Record
+
+STRONGEST = ("paper", "gpu", "cpu", "quick", "smoke")
+"""Profiles, the one whose numbers say most first."""
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a record: provenance, the flattened configuration, and the final numbers."""
+    rows = []
+    for record in records:
+        row: dict[str, object] = {
+            "id": record.id,
+            "profile": record.profile,
+            "chapter": record.chapter,
+            "device": record.device["name"],
+            "dataset": record.dataset["name"],
+            "commit": record.commit,
+        }
+        for key, value in record.config.items():
+            if isinstance(value, dict):
+                row |= {f"{key}.{k}": _plain(v) for k, v in value.items()}
+            else:
+                row[key] = _plain(value)
+        row |= record.final
+        row |= {f"timing/{k}": v for k, v in record.timing.items()}
+        row |= {f"memory/{k}": v for k, v in record.memory.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def strongest(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the profile whose numbers say most, among those that the table has."""
+    for profile in STRONGEST:
+        rows = table[table["profile"] == profile] if len(table) else table
+        if len(rows):
+            return rows
+    return table
+
+
+def summary(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
+    """Mean, standard deviation (n - 1) and number of seeds of ``value`` in each group, in order of appearance."""
+    grouped = table.groupby(by, sort=False, dropna=False)[value]
+    return grouped.agg(mean="mean", sd="std", seeds="count").reset_index()
+
+
+def plus_minus(mean: float, sd: float, *, scale: float = 100.0, digits: int = 1) -> str:
+    """``61.3 ± 0.4``; without a spread where there was one seed."""
+    if np.isnan(sd):
+        return f"{scale * mean:.{digits}f}"
+    return f"{scale * mean:.{digits}f} ± {scale * sd:.{digits}f}"
+
+
+def paired(a: pd.DataFrame, b: pd.DataFrame, value: str, *, confidence: float = 0.95) -> dict[str, float]:
+    r"""The difference ``a - b`` of runs with the same seed, with Student's interval.
+
+    .. math:: \bar d \pm t_{n-1}\, s_d / \sqrt n
+
+    Returns:
+        ``mean``, ``low``, ``high`` and ``seeds``; the interval is infinite for fewer than two pairs.
+    """
+    both = a.set_index("seed")[value].to_frame("a").join(b.set_index("seed")[value].to_frame("b"), how="inner")
+    difference = (both["a"] - both["b"]).to_numpy(float)
+    n = len(difference)
+    if n == 0:
+        raise ValueError(f"no seed has both runs of {value}: measure the two sides with the same seeds")
+    mean = float(difference.mean())
+    if n == 1:
+        return {"mean": mean, "low": -np.inf, "high": np.inf, "seeds": 1}
+    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1) * difference.std(ddof=1) / np.sqrt(n))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": n}
+
+
+def provenance_line(records: Sequence[Record]) -> str:
+    """One sentence on where numbers come from, for the foot of a table or figure."""
+    if not records:
+        return "No records: nothing has been measured for this table yet."
+
+    def listed(values: Iterable[object]) -> str:
+        return ", ".join(sorted({str(v) for v in values}))
+
+    sizes = {f"{r.dataset['train']:,} training and {r.dataset['test']:,} test images" for r in records}
+    dirty = " with uncommitted changes" if any(r.dirty for r in records) else ""
+    return (
+        f"{len(records)} run{'s' * (len(records) > 1)}, profile {listed(r.profile for r in records)}; "
+        f"{listed(r.dataset['name'] for r in records)} ({listed(sizes)}); seeds {listed(r.seed for r in records)}; "
+        f"{listed(r.device['name'] for r in records)}; torch {listed(r.versions['torch'] for r in records)}; "
+        f"commit {listed(r.commit[:9] for r in records)}{dirty}."
+    )
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,92 @@
+"""Runs are trained once, found again, and made anew when their code changed."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from fgvc_lib.config import Config
+from fgvc_lib.data import load
+from fgvc_lib.results import find, is_current, read, recorded, run, trained
+
+CONFIG = Config(
+    method="center",
+    backbone="lenet_pp",
+    backbone_args={"feature_dim": 2},
+    epochs=1,
+    max_steps=1,
+    measures=("features_2d", "compactness"),
+)
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "runs.yaml").write_text("groups: {}\n")
+    monkeypatch.delenv("FGVC_BUILD", raising=False)
+    monkeypatch.setenv("FGVC_COMMIT", "f" * 40)
+    return tmp_path
+
+
+def test_a_run_is_recorded_found_and_loaded(build):
+    method, record = trained(CONFIG, profile="quick", chapter="02_center_loss")
+    assert record.path == build / "build" / "quick" / "results" / "02_center_loss" / f"{record.id}.json"
+    assert record.commit == "f" * 40
+    assert record.device["name"]
+    assert record.dataset["train"] == len(load("digits").train)
+    assert {"test_accuracy", "compactness/ratio"} <= set(record.final)
+    assert set(record.load_arrays()) >= {"features_2d/test", "features_2d/centers"}
+    before = record.path.stat().st_mtime_ns
+
+    # another chapter finds it, and the weights come back from the file
+    again = run(CONFIG, profile="quick", chapter="08_evidence")
+    assert again == record
+    loaded, _ = trained(CONFIG, profile="quick", chapter="08_evidence")
+    assert record.path.stat().st_mtime_ns == before
+    images = torch.randn(2, 1, 28, 28)
+    torch.testing.assert_close(loaded(images).logits, method(images).logits)  # the memory format may differ
+
+    # code that changed since: made again in the build folder, kept and marked when it is evidence
+    fields = json.loads(record.path.read_text())
+    fields["versions"]["sources"] = "an earlier version"
+    record.path.write_text(json.dumps(fields))
+    assert not is_current(read(record.path))
+    assert find(CONFIG, record.dataset["fingerprint"], profile="quick") is None
+    evidence = build / "data" / "results" / "cpu" / "02_center_loss"
+    evidence.mkdir(parents=True)
+    (evidence / record.path.name).write_text(json.dumps(fields | {"profile": "cpu"}))
+    found = find(CONFIG, record.dataset["fingerprint"], profile="cpu")
+    assert found is not None
+    assert not is_current(found)
+    assert [r.id for r in recorded()] == [record.id]
+
+
+def test_two_processes_train_one_run_once(build):
+    script = textwrap.dedent("""
+        import os, torch
+        torch.set_num_threads(1)
+        from fgvc_lib import train
+        from fgvc_lib.config import Config
+        from fgvc_lib.results import run
+        fit, trainings = train.fit, []
+        train.fit = lambda *a, **k: trainings.append(1) or fit(*a, **k)
+        run(Config(backbone="lenet_pp", epochs=1, max_steps=1), profile="quick", chapter="x")
+        print(len(trainings))
+    """)
+    both = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=build) for _ in range(2)
+    ]
+    counts = sorted(int(process.communicate(timeout=120)[0].split()[-1]) for process in both)
+    assert counts == [0, 1]
+
+
+def test_commit_falls_back_to_the_release(monkeypatch):
+    from fgvc_lib.results import provenance
+
+    monkeypatch.delenv("FGVC_COMMIT", raising=False)
+    monkeypatch.setattr(provenance, "PACKAGE", provenance.Path("/nowhere/fgvc_lib"))
+    assert provenance.commit()[0].startswith("release ")

@@ -1,0 +1,49 @@
+"""Tables: pairing by seed, the interval, and what a foot line says."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from fgvc_lib.results.tables import paired, plus_minus, strongest, summary
+
+
+def runs(values, seeds=None, **more):
+    return pd.DataFrame({"seed": range(len(values)) if seeds is None else seeds, "accuracy": values, **more})
+
+
+def test_paired_difference_by_hand():
+    """Differences 1, 2, 3: mean 2, s = 1, t(0.975, 2) = 4.3027, half width 4.3027 / √3."""
+    found = paired(runs([11.0, 13.0, 15.0]), runs([10.0, 11.0, 12.0]), "accuracy")
+    assert found["mean"] == pytest.approx(2.0)
+    assert found["seeds"] == 3
+    assert found["high"] - found["mean"] == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert found["low"] == pytest.approx(2.0 - 4.302653 / math.sqrt(3), rel=1e-6)
+
+
+def test_only_common_seeds_are_paired_and_order_does_not_matter():
+    found = paired(runs([1.0, 5.0], seeds=[7, 2]), runs([4.0, 0.0], seeds=[2, 9]), "accuracy")
+    assert found == {"mean": 1.0, "low": -math.inf, "high": math.inf, "seeds": 1}
+    with pytest.raises(ValueError, match="no seed has both runs of accuracy"):
+        paired(runs([1.0], seeds=[0]), runs([1.0], seeds=[1]), "accuracy")
+
+
+def test_summary_keeps_the_order_and_counts_seeds():
+    table = pd.DataFrame({"row": ["b", "b", "a"], "x": [1.0, 3.0, 5.0]})
+    found = summary(table, ["row"], "x")
+    assert list(found["row"]) == ["b", "a"]
+    assert list(found["mean"]) == [2.0, 5.0]
+    assert list(found["seeds"]) == [2, 1]
+    assert found["sd"][0] == pytest.approx(math.sqrt(2))
+    assert math.isnan(found["sd"][1])
+
+
+def test_plus_minus():
+    assert plus_minus(0.6134, 0.0041) == "61.3 ± 0.4"
+    assert plus_minus(0.6134, float("nan")) == "61.3"
+
+
+def test_the_strongest_profile_wins():
+    table = pd.DataFrame({"profile": ["quick", "cpu", "cpu"], "x": [1, 2, 3]})
+    assert list(strongest(table)["x"]) == [2, 3]
+    assert len(strongest(table[:0])) == 0
