@@ -98,4 +98,4 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "flip": Augmentation(1, random_flip),
     "color": Augmentation(3, random_color),
 }
-"""Name in :attr:`fgvc_lib.data.ImageData.augment` → augmentation."""
+"""Name in ``ImageData.augment`` → augmentation."""

@@ -1,4 +1,4 @@
-"""Image files → :class:`ImageData`: decoded once, into the cache."""
+"""Image files → :class:`~fgvc_lib.data.dataset.ImageData`: decoded once, into the cache."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def decode_all(
         image_size: side of the square images that a method sees.
         resize: side to which the files are resized, both axes on their own; None for ``image_size``. If larger,
             training crops at random from it and evaluation takes the centre, the usual 512 → 448 protocol.
-        classes, per_class, val_share, seed: see :func:`select`.
+        classes, per_class, val_share, seed: see :func:`fgvc_lib.data.files.select`.
         skip_bad: leave files that cannot be read out and name them in ``ImageData.skipped``, instead of an error.
         augment: names of :data:`fgvc_lib.data.augment.AUGMENTATIONS`.
 
@@ -100,7 +100,7 @@ def decode_all(
 
 
 def load_square(item: Item, *, resize: int, side: int, upright: bool) -> tuple[Image.Image, tuple[int, int]]:
-    """The image resized to ``resize``² and cut to its centre ``side``², and the file's own width and height."""
+    """The image resized to a square of ``resize`` and cut to its centre of ``side``; the file's own width and height."""
     image = read_image(item.path, upright=upright)
     offset = (resize - side) // 2
     return square(image, resize).crop((offset, offset, offset + side, offset + side)), image.size

@@ -6,7 +6,6 @@ import hashlib
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from fgvc_lib.data.dataset import ImageData, Split
 from fgvc_lib.data.splits import hold_out
@@ -23,6 +22,8 @@ def digits(*, val_share: float = 0.15, test_share: float = 0.25, seed: int = 0) 
         test_share: of each class, held out for the test.
         seed: of the split.
     """
+    from sklearn.datasets import load_digits  # slow to import, and nothing else here needs it
+
     source = load_digits()
     pixels = _enlarge(source.images.astype(np.int64))[:, None]  # (N, 1, 28, 28)
     labels = torch.from_numpy(source.target.astype(np.int64))

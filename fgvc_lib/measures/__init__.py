@@ -9,6 +9,7 @@ import numpy as np
 from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.measures.adversarial import fgsm
 from fgvc_lib.measures.boxes import roi_parts, roi_points, stages
+from fgvc_lib.measures.channels import complements
 from fgvc_lib.measures.cost import cost
 from fgvc_lib.measures.embedding import center_drift, compactness, features_2d, verification
 from fgvc_lib.measures.predictions import correct
@@ -21,6 +22,7 @@ MEASURES: dict[str, Measure] = {
     "center_drift": center_drift,
     "channel_parts": channel_parts,
     "compactness": compactness,
+    "complements": complements,
     "correct": correct,
     "cost": cost,
     "features_2d": features_2d,

@@ -15,7 +15,7 @@ EPSILONS = (0.02, 0.05, 0.1, 0.2)
 """Largest change of a pixel, with pixels in [0, 1]."""
 
 
-def fgsm(method: Method, data: ImageData, device: str, *, limit: int = 2_000) -> dict[str, float | np.ndarray]:
+def fgsm(method: Method, data: ImageData, device: str, *, limit: int = 1_000) -> dict[str, float | np.ndarray]:
     r"""Test accuracy after one step of the attack on the cross-entropy.
 
     .. math:: \tilde x = \mathrm{clip}_{[0, 1]}(x + \epsilon\, \mathrm{sign}\, \nabla_x L_S(x, y))

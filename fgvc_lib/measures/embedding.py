@@ -16,7 +16,7 @@ from fgvc_lib.methods.base import Method
 
 
 @torch.no_grad()
-def embed(method: Method, data: ImageData, split: str, device: str, *, limit: int = 5_000) -> tuple[Tensor, Tensor]:
+def embed(method: Method, data: ImageData, split: str, device: str, *, limit: int = 2_500) -> tuple[Tensor, Tensor]:
     """Features ``(N, d)`` and labels ``(N,)`` of at most ``limit`` evenly spaced images of a split, on the CPU.
 
     The feature is ``maps["embedding"]``, or the globally averaged last map ``maps["features"]``.
@@ -128,14 +128,14 @@ def center_drift(method: Method, data: ImageData, device: str) -> dict[str, floa
 
 
 def features_2d(method: Method, data: ImageData, device: str) -> dict[str, float | np.ndarray]:
-    """The first two feature dimensions of up to 2,000 images of train and of test, for pictures.
+    """The first two feature dimensions of up to 1,500 images of train and of test, for pictures.
 
     Arrays ``train``, ``test`` float16 ``(n, 2)`` and ``train_labels``, ``test_labels`` uint8 ``(n,)``; ``weights``
     ``(classes, 2)``, the classifier's, where it is linear, and ``centers`` where the method has them.
     """
     found: dict[str, float | np.ndarray] = {}
     for split in ("train", "test"):
-        features, labels = embed(method, data, split, device, limit=2_000)
+        features, labels = embed(method, data, split, device, limit=1_500)
         found[split] = features[:, :2].numpy().astype(np.float16)
         found[f"{split}_labels"] = labels.numpy().astype(np.uint8)
     classifier = getattr(method, "classifier", None)

@@ -24,7 +24,7 @@ from fgvc_lib.train import predict
 def magnification(method: Method, data: ImageData, device: str, *, limit: int = 600) -> dict[str, float | np.ndarray]:
     """By how much the sampled images enlarge the deciding part, in area, beside plain resizing.
 
-    On at most ``limit`` evenly spaced test images, each seen as in evaluation. A part's magnification is the mean over
+    On at most ``limit`` test images, each seen as in evaluation. A part's magnification is the mean over
     its pixels of :func:`area_magnification`: 1 is plain resizing, 4 twice as wide and twice as high.
 
     ``structure``: of the structure-preserved image, mean over images. ``structure_above_1``: share of images that
@@ -102,7 +102,7 @@ def _part_mean(method: TASN, maps: Tensor, masks: Tensor) -> Tensor:
 def channel_parts(method: Method, data: ImageData, device: str, *, limit: int = 480) -> dict[str, float | np.ndarray]:
     """Whether a channel points at the same part in all images of a class: raw features beside trilinear maps.
 
-    On at most ``limit`` evenly spaced test images. A channel points at the part its map peaks on (or within half a
+    On at most ``limit`` test images. A channel points at the part its map peaks on (or within half a
     cell of); where the set knows points only, at the nearest visible one within a tenth of the image's side. For
     ``raw``, the attention net's features, and ``trilinear``, its attention, the keys ``raw/…`` and ``trilinear/…``:
 
@@ -265,9 +265,13 @@ def _need(data: ImageData, *names: str) -> None:
 
 
 def _batches(data: ImageData, limit: int, device: str) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-    """Images, labels and parts of at most ``limit`` evenly spaced test images."""
+    """Images, labels and parts of at most ``limit`` test images, chosen at random but always the same.
+
+    Not evenly spaced: where classes take turns, as in the synthetic set, an even step would pass some of them over.
+    """
     whole = data.test
-    keep = np.linspace(0, len(whole) - 1, min(limit, len(whole))).astype(int)
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+    keep = order[:limit].sort().values.numpy()
     parts = {name: np.asarray(values[keep]) for name, values in whole.parts.items()}
     part = dataclasses.replace(data, test=Split(np.asarray(whole.images[keep]), whole.labels[keep], parts))
     for images, labels, rows in Loader(part, "test", 64, train=False, seed=0, device=device).epoch(0):

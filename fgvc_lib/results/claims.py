@@ -58,7 +58,7 @@ class Verdict:
     """What a claim's test gave.
 
     Attributes:
-        verdict: one of :data:`VERDICTS`.
+        verdict: one of ``VERDICTS``.
         effect: mean difference, with ``low`` and ``high`` of its interval; NaN where there is none.
         unit: of the effect.
         seeds: pairs behind it.

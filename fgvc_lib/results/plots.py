@@ -45,12 +45,12 @@ def show(figure: Figure, *, name: str, caption: str, alt: str) -> None:
         caption: what is seen and what to look for; no numbers that a record should supply.
         alt: the same in words, for those who cannot see it.
     """
-    from IPython.display import display  # type: ignore[no-untyped-call]
+    from IPython.display import display
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
-    display(
+    display(  # type: ignore[no-untyped-call]
         {"image/png": buffer.getvalue(), "text/plain": alt},
         raw=True,
         metadata={"name": name, "caption": caption, "alt": alt},

@@ -92,7 +92,8 @@ def _run(
 ) -> tuple[Record, Method | None]:
     data = data or load(config.data, **config.data_args)
     name = run_id(config, data.fingerprint)
-    folder = folders.build(profile) / "runs" / name
+    # what other code trained is not continued
+    folder = folders.build(profile) / "runs" / f"{name}-{provenance.code_fingerprint(config.to_dict())}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         record = find(config, data.fingerprint, profile=profile)

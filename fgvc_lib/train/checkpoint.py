@@ -44,7 +44,7 @@ class Checkpoints:
         return self.folder / f"checkpoint-{step:08d}.pt"
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write ``state`` for ``step``, then delete all but the last :attr:`keep` up to it."""
+        """Write ``state`` for ``step``, then delete all but the last ``keep`` up to it."""
         write_atomically({"identity": self.identity, "step": step, "state": state}, self.path(step))
         # files of a later step are not of this run (they were refused): they stay as they are
         for old in [s for s in self.steps() if s <= step][: -self.keep]:

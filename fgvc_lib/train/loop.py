@@ -1,6 +1,6 @@
 """The training loop: one for every method, and it knows none of them.
 
-Read :func:`_train`; the other files of this folder hold one part of it each, ``step.py`` the next to read.
+Read ``_train``; the other files of this folder hold one part of it each, ``step.py`` the next to read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The loop serves every method with everything switched on, and every trained parameter gets a gradient in every step."""
+"""The loop serves every method with everything switched on, and every trained parameter gets a gradient each step."""
 
 from __future__ import annotations
 

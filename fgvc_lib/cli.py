@@ -1,0 +1,240 @@
+"""The command line: ``fgvc train | evaluate | predict | methods | datasets``.
+
+Everything heavy is imported inside the commands, so that help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Train, evaluate and use fine-grained image classifiers.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default the best there is.", metavar="D")]
+Model = Annotated[Path, typer.Argument(help="Folder of `fgvc train`, or a model.pt.", metavar="MODEL")]
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.", metavar="FILE")] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", "-s", help="Any setting, such as lr=0.1 or data_args.seed=1.", metavar="K=V")
+    ] = [],  # noqa: B006 - typer copies it
+    method: Annotated[str | None, typer.Option(help="See `fgvc methods`.", metavar="NAME")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="resnet (small unless backbone_args.depth says), vgg, lenet_pp.", metavar="NAME")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="See `fgvc datasets`.", metavar="NAME")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.", metavar="N")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.", metavar="N")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="For checkpoints and model.pt; a run there goes on.", metavar="DIR")
+    ] = None,
+    save_every: Annotated[int | None, typer.Option(help="Checkpoint every N steps too.", metavar="N")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Scalars to DIR/tensorboard.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    device: Device = None,
+) -> None:
+    """Train a method and print its scores as JSON.
+
+    Later settings win: FILE, then --set, then the options. On several GPUs: torchrun --nproc-per-node=4 -m fgvc_lib
+    train …
+    """
+    named = {"method": method, "backbone": backbone, "data": data, "epochs": epochs, "seed": seed}
+    settings = _settings(config, set_, {key: value for key, value in named.items() if value is not None})
+    from fgvc_lib.train import fit
+
+    fitted = fit(
+        settings, device=device, folder=folder, save_every=save_every, progress=not quiet, tensorboard=tensorboard
+    )
+    if int(os.environ.get("RANK", 0)) == 0:
+        result = {"final": fitted.final, "timing": fitted.timing, "memory": fitted.memory, "device": fitted.device}
+        print(json.dumps(result, indent=2))
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    split: Annotated[str, typer.Option(help="train, val or test.", metavar="NAME")] = "test",
+    set_: Annotated[list[str], typer.Option("--set", "-s", help="Another data or data_args.KEY.", metavar="K=V")] = [],  # noqa: B006 - typer copies it
+    batch_size: Annotated[int, typer.Option(help="Images at once.", metavar="N")] = 256,
+    device: Device = None,
+) -> None:
+    """Score a trained model on a split of its data, and print the scores as JSON."""
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split must be train, val or test, got {split!r}")
+    if strange := [s for s in set_ if not s.startswith(("data=", "data_args."))]:
+        raise ValueError(f"only data and data_args can be set here, got {strange[0]}")
+    from fgvc_lib.data import load
+    from fgvc_lib.train import evaluate as score
+    from fgvc_lib.train import load_trained
+    from fgvc_lib.train.distributed import pick_device
+
+    where = pick_device(device)
+    method, info = load_trained(model)
+    settings = {"data": info.config["data"], "data_args": dict(info.config["data_args"])}
+    _override(settings, set_)
+    data = load(settings["data"], **settings["data_args"])
+    if data.classes != info.classes:
+        raise ValueError(f"{data.name} has other classes than {info.data['name']}, which the model was trained on")
+    if data.fingerprint != info.data["fingerprint"]:
+        print("note: this is not the data that the model was trained on", file=sys.stderr)
+    scores = score(method.to(where), data, split, batch_size=batch_size, device=where)
+    print(json.dumps({"data": data.name, "split": split, "images": len(getattr(data, split)), **scores}))
+
+
+@app.command()
+def predict(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE…")],
+    top: Annotated[int, typer.Option(help="Classes to show, best first.", metavar="N")] = 3,
+    format: Annotated[str, typer.Option(help="text, json (a line per image) or csv.", metavar="F")] = "text",
+    overlay: Annotated[
+        Path | None, typer.Option(help="Folder for pictures of where the model looked.", metavar="DIR")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at once.", metavar="N")] = 32,
+    device: Device = None,
+) -> None:
+    """Name the classes of image files, with probabilities."""
+    if format not in ("text", "json", "csv"):
+        raise ValueError(f"format must be text, json or csv, got {format!r}")
+    if top < 1 or batch_size < 1:
+        raise ValueError(f"top and batch-size must be at least 1, got {top} and {batch_size}")
+    from fgvc_lib.train import inference, load_trained
+    from fgvc_lib.train.distributed import pick_device
+
+    where = pick_device(device)
+    method, info = load_trained(model)
+    files = inference.image_files(images)
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    if format == "csv":
+        table.writerow(["file", "rank", "class", "probability"])
+    for i, found in enumerate(inference.predict_files(method, info, files, batch_size=batch_size, device=where)):
+        values, indices = found.probabilities.topk(min(top, len(info.classes)))
+        best = [(info.classes[c], value) for c, value in zip(indices.tolist(), values.tolist(), strict=True)]
+        picture = None
+        if overlay is not None:
+            if found.attention is None:
+                raise ValueError(
+                    f"{type(method).__name__} has no spatial map to lay over an image: leave out --overlay"
+                )
+            overlay.mkdir(parents=True, exist_ok=True)
+            picture = overlay / f"{i:04d}-{found.path.stem}.png"
+            inference.overlay(found.image, found.attention).save(picture)
+        if format == "json":
+            classes = [{"class": name, "probability": round(value, 6)} for name, value in best]
+            shown = {"file": str(found.path), "classes": classes}
+            print(json.dumps(shown if picture is None else {**shown, "overlay": str(picture)}, ensure_ascii=False))
+        elif format == "csv":
+            for rank, (name, value) in enumerate(best, 1):
+                table.writerow([found.path, rank, name, f"{value:.6f}"])
+        else:
+            print(f"{found.path}: " + ", ".join(f"{name} {value:.1%}" for name, value in best))
+
+
+@app.command()
+def methods() -> None:
+    """List the methods, their arguments and defaults."""
+    from fgvc_lib.methods import METHODS
+
+    for name, method in METHODS.items():
+        _list(name, method, given=2)
+
+
+@app.command()
+def datasets() -> None:
+    """List the data sets, their arguments and defaults."""
+    from fgvc_lib.data import DATASETS
+
+    for name, make in DATASETS.items():
+        _list(name, make, given=0)
+
+
+def _list(name: str, thing: Any, *, given: int) -> None:
+    """A name, the first sentence of its docstring, and its keyword arguments."""
+    doc = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+    print(f"{name:<16}{doc}")
+    arguments = []
+    for parameter in list(inspect.signature(thing).parameters.values())[given:]:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments.append(f"{parameter.name} …")
+        else:
+            default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
+            arguments.append(parameter.name + default)
+    if arguments:
+        print(f"{'':<16}{', '.join(arguments)}")
+
+
+def _settings(file: Path | None, assignments: list[str], named: dict[str, Any]) -> Any:
+    """The configuration from a YAML file, ``key=value`` texts and options, the later ones winning."""
+    from fgvc_lib.config import Config
+
+    settings: dict[str, Any] = {} if file is None else Config.from_yaml(file).to_dict()
+    _override(settings, assignments)
+    settings |= named
+    if settings.get("backbone", "resnet") == "resnet":
+        settings["backbone_args"] = {"depth": "small", **settings.get("backbone_args", {})}
+    return Config.from_dict(settings)
+
+
+def _override(settings: dict[str, Any], assignments: list[str]) -> None:
+    """Apply ``key=value`` texts; a dot in the key goes one level down, and the value is YAML."""
+    from fgvc_lib.config import parse_yaml
+
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set needs key=value, got {assignment!r}")
+        try:
+            value = parse_yaml(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"the value of {key} is not valid YAML: {text}") from error
+        *path, last = key.split(".")
+        place = settings
+        for part in path:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{part} in {key} holds a value, not settings")
+        place[last] = value
+
+
+def main() -> None:
+    """Run; trouble is one sentence, with exit status 2 for a mistake and 1 for a run that failed.
+
+    The environment variable ``FGVC_DEBUG=1`` shows where it was noticed.
+    """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        app()
+    except Exception as error:
+        status = _status(error)
+        if status is None or os.environ.get("FGVC_DEBUG"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(status)
+
+
+def _status(error: Exception) -> int | None:
+    """The exit status of an expected error; None for what must be a fault of the program."""
+    if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
+        return 2
+    import torch
+
+    from fgvc_lib.train import CompileError, NonFiniteLoss
+
+    return 1 if isinstance(error, (CompileError, NonFiniteLoss, torch.OutOfMemoryError)) else None
