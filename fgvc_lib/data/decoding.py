@@ -100,7 +100,7 @@ def decode_all(
 
 
 def load_square(item: Item, *, resize: int, side: int, upright: bool) -> tuple[Image.Image, tuple[int, int]]:
-    """The image resized to a square of ``resize`` and cut to its centre of ``side``; the file's own width and height."""
+    """The image resized to a square of ``resize``, cut to its centre of ``side``; and the file's width and height."""
     image = read_image(item.path, upright=upright)
     offset = (resize - side) // 2
     return square(image, resize).crop((offset, offset, offset + side, offset + side)), image.size

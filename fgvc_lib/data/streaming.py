@@ -1,6 +1,6 @@
 """The plain path for sets too large to decode once: a ``DataLoader`` that decodes every image anew.
 
-At evaluation it gives the very images of the cache and :class:`fgvc_lib.data.Loader`.
+At evaluation it gives the very images of the cache and :class:`~fgvc_lib.data.loader.Loader`.
 """
 
 from __future__ import annotations

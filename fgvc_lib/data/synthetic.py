@@ -67,7 +67,7 @@ MARKS: dict[str, dict[str, dict[str, Any]]] = {
 CLASSES: tuple[tuple[str, str], ...] = tuple(
     (part, list(MARKS[part])[i]) for i in range(len(MARKS["crown"])) for part in PARTS
 )
-"""Part and mark of every class: the first mark of each of the six parts, then the second of each, and so on."""
+"""Part and mark of every class, the first mark of each of the six parts, then the second of each, and so on."""
 
 
 def birds(

@@ -55,9 +55,9 @@ def signed_sqrt(x: Tensor, *, eps: float = 1e-5) -> Tensor:
         \frac{dy}{dx} = \frac{|x|/2 + \varepsilon}{(|x| + \varepsilon)^{3/2}} \le \frac1{\sqrt\varepsilon}
 
     Differences from the paper and from released code:
-        sign(x)√|x| has an infinite slope at zero, where the entries of two channels that are never active together
+        ``sign(x)√|x|`` has an infinite slope at zero, where the entries of two channels that are never active together
         lie. Released code takes √(x + 10⁻⁵) without the sign: wrong for negative entries, and it lifts every empty
-        entry to 0.003. This form is odd, keeps zero at zero, and approaches sign(x)√|x| for |x| ≫ ε.
+        entry to 0.003. This form is odd, keeps zero at zero, and approaches ``sign(x)√|x|`` where x is large beside ε.
 
     Args:
         x: any shape.

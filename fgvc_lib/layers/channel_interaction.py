@@ -77,7 +77,7 @@ class SelfChannelInteraction(nn.Module):
     r"""SCI: :math:`Z = \phi(WX) + X`, φ a 3×3 convolution.
 
     Args:
-        channels: c.
+        channels: c, of the map.
         scale, positive: of :func:`channel_relation`.
         zero_init: start φ at zero, so that Z = X and a pretrained network is not disturbed. False as in the paper,
             which does not mention it.
@@ -168,7 +168,7 @@ class ContrastiveChannelInteraction(nn.Module):
         (``map_size``), as in a public port, make it 2·c·l. That port also gives ψ the map φ(Y) instead of Y.
 
     Args:
-        channels: c.
+        channels: c, of the map.
         map_size: None averages Y over locations; ``(h, w)`` flattens maps of exactly that size.
     """
 

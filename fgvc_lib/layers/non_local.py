@@ -18,7 +18,7 @@ class NonLocalBlock(nn.Module):
         Keys and values are not sub-sampled by max-pooling.
 
     Args:
-        channels: c.
+        channels: c, of the map.
         reduction: of the width inside; 2 in the paper.
         zero_init: start BatchNorm's weight at zero, so that z = x, as in the paper.
     """

@@ -89,8 +89,8 @@ class CenterLoss(nn.Module):
     gradient scaling and of weight decay. Call :meth:`update` once after each optimizer step.
 
     Args:
-        num_classes: n.
-        feature_dim: d.
+        num_classes: n, how many classes there are.
+        feature_dim: d, the length of a feature.
         alpha: α in [0, 1], how far centres move (paper: 0.5).
         reduction: ``"mean"`` (default) or ``"sum"``, see :func:`center_loss`.
 

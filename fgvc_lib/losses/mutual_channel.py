@@ -54,8 +54,8 @@ def channel_mask(
     of the batch, as in the released code, and all ranks when ``generator`` is one that they share.
 
     Args:
-        channels: N.
-        num_classes: c.
+        channels: N, of the map.
+        num_classes: c, how many classes there are.
         drop: share in [0, 1). Default ½: the paper, and the released code for ξ = 3. The release for a pretrained
             ResNet-50 masks 4 of 10 and 4 of 11, which is 0.4.
         generator: on the CPU; None for torch's global one.
@@ -110,7 +110,7 @@ def group_diversity(features: Tensor, num_classes: int) -> Tensor:
 
     Args:
         features: F, ``(B, N, H, W)``.
-        num_classes: c.
+        num_classes: c, how many classes there are.
 
     Returns:
         h, ``(B, c)``.
@@ -140,7 +140,7 @@ def mutual_channel_loss(
     Args:
         features: F, ``(B, N, H, W)``, before pooling.
         labels: y, ``(B,)`` integers in [0, c).
-        num_classes: c.
+        num_classes: c, how many classes there are.
         keep: ``(N,)`` bool from :func:`channel_mask`, for L_dis alone; None for no mask.
         cross_channel: ``"max"``, or ``"avg"`` for the ablation; of L_dis.
         weighting: of the classes in L_div.
@@ -219,7 +219,7 @@ class MutualChannelLoss(nn.Module):
     ======  =================  =======  ==============================================================================
 
     Args:
-        num_classes: c.
+        num_classes: c, how many classes there are.
 
     Differences from the released code:
         The mask comes from a seedable generator, not from Python's global one. The released 1 − h/ξ is −h here, see
@@ -278,24 +278,24 @@ def _scores_and_diversity(
 class _MaxOverChannels(torch.autograd.Function):
     """g and h of ``(B, N, HW)`` maps, read once forward and once backward.
 
-    What is kept in between are the winning channels, 2 bytes a class and position for each term; the softmax is
-    computed again. On the CPU the batch goes through in pieces that fit the cache: no large temporary is written.
+    What is kept in between are the winning channels, a byte a class and position for each term, and the denominators
+    of the softmax. On the CPU the batch goes through in pieces that fit the cache: no large temporary is written.
     """
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, keep: Tensor, runs: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         allowed = torch.zeros(keep.shape, dtype=_wide(maps), device=maps.device).masked_fill_(~keep, -math.inf)  # (N,)
         parts = [_forward(piece, allowed, runs) for piece in maps.split_with_sizes(_pieces(maps))]
-        g, h, loudest, sharpest = (torch.cat(part) for part in zip(*parts, strict=True))
-        ctx.save_for_backward(maps, loudest, sharpest)
+        g, h, *kept = parts[0] if len(parts) == 1 else [torch.cat(part) for part in zip(*parts, strict=True)]
+        ctx.save_for_backward(maps, *kept)
         ctx.runs = runs
         return g, h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_g: Tensor, grad_h: Tensor) -> tuple[Tensor, None, None]:
-        maps, loudest, sharpest = ctx.saved_tensors
-        inputs = (maps, loudest, sharpest, grad_g, grad_h)
+        maps = ctx.saved_tensors[0]
+        inputs = (*ctx.saved_tensors, grad_g, grad_h)
         sizes = _pieces(maps)
         if len(sizes) == 1:
             return _backward(ctx.runs, *inputs), None, None
@@ -306,37 +306,52 @@ class _MaxOverChannels(torch.autograd.Function):
 
 
 def _forward(maps: Tensor, allowed: Tensor, runs: list[tuple[int, int]]) -> list[Tensor]:
-    """g and h, ``(B, c)``, and the channels, counted within their class, that win for each, ``(B, c, HW)``."""
+    """g and h, ``(B, c)``; the channels that win for each, counted within their class, ``(B, c, HW)``; the logarithm of
+    each map's softmax denominator, ``(B, N, 1)``.
+    """
     results = []
     biases = _grouped(allowed[None, :, None], runs)
     for x, bias in zip(_grouped(maps, runs), biases, strict=True):  # (B, classes, ξ, HW), (1, classes, ξ, 1)
         top, loudest = _first_max(x + bias)  # (B, classes, HW) each
-        peak, sharpest = _first_max(x.softmax(3, dtype=bias.dtype))
-        results.append((top.mean(2), peak.sum(2), loudest, sharpest))
-    return [torch.cat(result, 1) for result in zip(*results, strict=True)]
+        log_sum = x.to(bias.dtype).logsumexp(3, keepdim=True)  # (B, classes, ξ, 1)
+        peak, sharpest = _first_max(x - log_sum)  # of log p
+        results.append([top.mean(2), peak.exp().sum(2), loudest, sharpest, log_sum.flatten(1, 2)])
+    return results[0] if len(results) == 1 else [torch.cat(result, 1) for result in zip(*results, strict=True)]
 
 
 def _backward(
-    runs: list[tuple[int, int]], maps: Tensor, loudest: Tensor, sharpest: Tensor, grad_g: Tensor, grad_h: Tensor
+    runs: list[tuple[int, int]],
+    maps: Tensor,
+    loudest: Tensor,
+    sharpest: Tensor,
+    log_sum: Tensor,
+    grad_g: Tensor,
+    grad_h: Tensor,
 ) -> Tensor:
     """The gradient of the maps, ``(B, N, HW)``, from what :func:`_forward` kept."""
     classes = [n for n, _ in runs]
     winners = (x.split_with_sizes(classes, 1) for x in (loudest, sharpest, grad_g / maps.shape[2], grad_h))
     slopes = []
-    for x, loud, sharp, per_g, per_h in zip(_grouped(maps, runs), *winners, strict=True):
+    groups = zip(_grouped(maps, runs), _grouped(log_sum, runs), *winners, strict=True)
+    for x, total, loud, sharp, per_g, per_h in groups:
+        per_g, per_h = per_g[:, :, None, None], per_h[:, :, None, None]  # (B, classes, 1, 1)
+        # 0 · grad keeps a compiler from computing p in the forward pass and storing it, a full map
+        total = total + 0 * per_h
         slope = _one_hot(sharp, x.shape[2], per_h.dtype)  # (B, classes, ξ, HW) [j = j*]; before p: a lower memory peak
-        p = x.softmax(3, dtype=per_h.dtype)  # (B, classes, ξ, HW)
+        p = (x - total).exp_()  # (B, classes, ξ, HW)
         slope.mul_(p)  # [j = j*] p
         slope.addcmul_(p, slope.sum(3, keepdim=True), value=-1)  # p ([j = j*] − Σ [j = j*] p)
-        slope.mul_(per_h[:, :, None, None])
+        slope.mul_(per_h)
         del p
-        slope.add_(_one_hot(loud, x.shape[2], per_g.dtype).mul_(per_g[:, :, None, None]))
+        slope.add_(_one_hot(loud, x.shape[2], per_g.dtype).mul_(per_g))
         slopes.append(slope.flatten(1, 2))
     return (slopes[0] if len(slopes) == 1 else torch.cat(slopes, 1)).to(maps.dtype)  # (B, N, HW)
 
 
 def _grouped(maps: Tensor, runs: list[tuple[int, int]]) -> list[Tensor]:
     """``(B, N, …)`` → one view ``(B, classes, ξ, …)`` for each run of equal groups."""
+    if len(runs) == 1:
+        return [torch.unflatten(maps, 1, runs[0])]
     parts = maps.split_with_sizes([classes * xi for classes, xi in runs], 1)
     return [torch.unflatten(part, 1, run) for part, run in zip(parts, runs, strict=True)]
 
@@ -351,15 +366,17 @@ def _pieces(maps: Tensor) -> list[int]:
 
 
 def _first_max(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum over dimension 2 and the first index that reaches it, in int16. Overwrites ``x``."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        top, winner = x.max(2)
-        return top, winner.to(torch.int16)
-    # an indexed maximum over an inner dimension is not vectorised on the CPU; these plain passes are, and 3× faster
+    """Maximum over dimension 2 and the first index that reaches it, in a byte where it fits. Overwrites ``x``."""
     xi = x.shape[2]
+    small = torch.uint8 if xi <= 256 else torch.int32
+    if x.device.type != "cpu" and not torch.compiler.is_compiling():
+        top, winner = x.max(2)
+        return top, winner.to(small)
+    # an indexed maximum over an inner dimension is not vectorised on the CPU; these plain passes are, and 3× faster;
+    # compiled, they become one
     top = x.amax(2)
     rank = torch.arange(xi, 0, -1, dtype=x.dtype).unsqueeze(1)  # ξ … 1, so the largest rank is the first index
-    return top, (xi - x.eq_(top.unsqueeze(2)).mul_(rank).amax(2)).to(torch.int16)
+    return top, (xi - x.eq_(top.unsqueeze(2)).mul_(rank).amax(2)).to(small)
 
 
 def _one_hot(winner: Tensor, xi: int, dtype: torch.dtype) -> Tensor:

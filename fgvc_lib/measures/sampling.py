@@ -17,7 +17,6 @@ from fgvc_lib.layers.attention_sampler import axis_magnification
 from fgvc_lib.measures.parts import peak_parts, peaks
 from fgvc_lib.methods.base import Method
 from fgvc_lib.methods.tasn import TASN
-from fgvc_lib.train import predict
 
 
 @torch.no_grad()
@@ -99,7 +98,7 @@ def _part_mean(method: TASN, maps: Tensor, masks: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def channel_parts(method: Method, data: ImageData, device: str, *, limit: int = 480) -> dict[str, float | np.ndarray]:
+def channel_parts(method: Method, data: ImageData, device: str, *, limit: int = 240) -> dict[str, float | np.ndarray]:
     """Whether a channel points at the same part in all images of a class: raw features beside trilinear maps.
 
     On at most ``limit`` test images. A channel points at the part its map peaks on (or within half a
@@ -215,6 +214,7 @@ def nearest_points(where: Tensor, points: Tensor, *, reach: float) -> Tensor:
     return torch.where(best.values <= reach, best.indices, -1)
 
 
+@torch.no_grad()
 def part_net(method: Method, data: ImageData, device: str) -> dict[str, float | np.ndarray]:
     """Test accuracy of TASN's nets apart, from the same weights.
 
@@ -228,27 +228,26 @@ def part_net(method: Method, data: ImageData, device: str) -> dict[str, float | 
     method = _tasn(method)
     if method.predict == "concat":
         raise ValueError("part_net takes master and part net apart: predict='concat' has a classifier on both")
-    # a shallow copy shares the weights, and its setting is its own
-    alone = copy.copy(method)
-    alone.predict = "master"
-    master, labels = predict(alone, data, "test", device=device)
-    logits = {"master": master}
-    if method.detail is not None:
-        together = copy.copy(method)
-        together.predict = "average"
-        both = predict(together, data, "test", device=device)[0]
-        logits |= {"both": both, "part": 2 * both - master}
-    found: dict[str, float | np.ndarray] = {
-        name: float((scores.argmax(1) == labels).float().mean()) for name, scores in logits.items()
-    }
-    if method.attention_net is not None:
-        with torch.no_grad():
-            hits = [
-                (method.attend(images)[1].argmax(1) == targets).float().cpu()
-                for images, targets, _ in Loader(data, "test", 256, train=False, seed=0, device=device).epoch(0)
-            ]
-        found["attention"] = float(torch.cat(hits).mean())
-    return found
+    together = copy.copy(method)  # shares the weights; its setting is its own
+    together.predict = "master" if method.detail is None else "average"
+    head = method.master_head if method.shared_head is None else method.shared_head
+    attention: list[Tensor] = []
+    hook = method.attention_net and method.attention_net.register_forward_hook(lambda *a: attention.append(a[2][1]))
+    hits: dict[str, float] = {}
+    try:
+        for images, labels, _ in Loader(data, "test", 256, train=False, seed=0, device=device).epoch(0):
+            output = together(images)
+            logits = {"master": head(output.maps["features"].mean((2, 3)))}
+            if method.detail is not None:
+                logits |= {"both": output.logits, "part": 2 * output.logits - logits["master"]}
+            if attention:
+                logits["attention"] = attention.pop()
+            for name, scores in logits.items():
+                hits[name] = hits.get(name, 0) + int((scores.argmax(1) == labels).sum())
+    finally:
+        if hook:
+            hook.remove()
+    return {name: count / len(data.test) for name, count in hits.items()}
 
 
 def _tasn(method: Method) -> TASN:

@@ -30,7 +30,7 @@ class Center(Method):
 
     Args:
         backbone: its pooled last stage is the feature.
-        num_classes: n.
+        num_classes: n, how many classes there are.
         weight: λ ≥ 0; 0 is the softmax loss alone (the centres still follow, so that they can be looked at).
         alpha: α in [0, 1].
         bias: of the linear classifier.

@@ -56,15 +56,15 @@ class CIN(Method):
     contrastive loss on the projections h pulls pairs of one class together and pushes the others apart. CCI is absent
     at inference, which is one pass of the base method.
 
-    ========  ============  =======  ==================================================================
-    symbol    argument      default  source
-    ========  ============  =======  ==================================================================
-    α         ``alpha``     2.0      a public port of CIN, which quotes the paper's equations
-    β         ``margin``    0.5      same
-    r         ``embedding`` 512      same, output size of h
-    s         in block_args 1/l      paper: 1; see :func:`~fgvc_lib.layers.channel_interaction.channel_relation`
-    P × K     ``sampler``   4 × 5    same
-    ========  ============  =======  ==================================================================
+    ======  ==============  =======  ==================================================================
+    symbol  argument        default  source
+    ======  ==============  =======  ==================================================================
+    α       ``alpha``       2.0      a public port of CIN, which quotes the paper's equations
+    β       ``margin``      0.5      same
+    r       ``embedding``   512      same, output size of h
+    s       ``block_args``  1/l      paper: 1; see :func:`~fgvc_lib.layers.channel_interaction.channel_relation`
+    P × K   ``sampler``     4 × 5    that port
+    ======  ==============  =======  ==================================================================
 
     The rows of the paper's ablation, and what they are compared with (all with the same batches):
 
@@ -108,7 +108,7 @@ class CIN(Method):
         stage: the backbone's stage to attach to; None for the last.
         alpha: weight of the added loss.
         margin: of the contrastive or triplet loss.
-        embedding: r.
+        embedding: r, the length of the projection.
         map_size: None, or ``(h, w)``, the size of the stage's maps, to flatten them for h and ψ.
         sampler: ``(P, K)``, or None for plain shuffling. Kept by the rows without contrast too.
         base: a key of :data:`fgvc_lib.methods.METHODS`.

@@ -38,7 +38,7 @@ class MutualChannel(Method):
 
     Args:
         backbone: its last stage is F. ResNet-18 needs ``strides=(1, 2, 2, 1)`` for the released 14 × 14 map at 224 px.
-        num_classes: c.
+        num_classes: c, how many classes there are.
         xi: ξ, checked against the backbone.
         mu: 0 trains cross-entropy alone: the baseline with the very same head, ``"grid"`` included.
         lam: λ.
@@ -147,7 +147,7 @@ def class_maps(features: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     Args:
         features: ``(B, N, h, w)``.
         classes: ``(B,)`` integers, such as predictions or labels.
-        num_classes: c.
+        num_classes: c, how many classes there are.
 
     Returns:
         ``(B, ξ, h, w)`` with the larger ξ of uneven groups; an image of a smaller group ends in a channel of zeros.

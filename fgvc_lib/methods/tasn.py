@@ -20,7 +20,7 @@ from fgvc_lib.methods.base import Method, Output
 Sampling = Literal["attention", "uniform", "resize"]
 
 ATTENTION_NET: dict[str, Any] = {"backbone": "resnet", "depth": 18, "strides": [1, 1, 2, 1]}
-"""The published attention net: 28×28 cells at 224 px."""
+"""The published attention net, with 28×28 cells at 224 px."""
 
 RELEASED: dict[str, Any] = {
     "scale": 7.0,

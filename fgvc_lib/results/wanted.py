@@ -142,12 +142,13 @@ def measure(name: str, *, profile: str, device: str | None = None) -> list[Recor
 
     In ``quick`` and ``smoke`` the rows run a few steps, which proves that they run; the numbers shown are then those
     of the strongest committed profile. Where nothing is committed yet, the records of this run are returned, and
-    their provenance says what they are.
+    their provenance says what they are. A group that has no such profile runs nothing.
     """
     group = groups()[name]
+    kind = "quick" if profile == "smoke" and "smoke" not in group.profiles else profile
     own = [
         run(config, profile=profile, chapter=group.chapter, device=device)
-        for configs in group.configs(profile if profile in group.profiles else "quick").values()
+        for configs in (group.configs(kind).values() if kind in group.profiles else ())
         for config in configs
     ]
     return own if profile in folders.COMMITTED else (records(name) or own)

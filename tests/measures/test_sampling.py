@@ -117,6 +117,13 @@ def test_magnification_is_one_without_attention_and_that_of_the_maps_with_it():
     assert found["detail_best"] >= found["detail"] > 0
 
 
+def test_a_limit_keeps_every_class_where_classes_take_turns():
+    method = tasn(structure="resize", detail=None)
+    small = data(n=24)
+    small.test.parts["deciding"][:] = np.arange(24) % 2
+    assert not np.isnan(magnification(method, small, "cpu", limit=12)["by_part"]).any()
+
+
 def test_channel_parts_finds_channels_that_point():
     """An attention net whose features peak where the images are brightest."""
     method = tasn(scale=7.0)
@@ -147,6 +154,10 @@ def test_part_net_takes_the_nets_apart_and_leaves_the_method_as_it_was():
     assert set(found) == {"master", "part", "both", "attention"}
     assert method.predict == "master"
     assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())
+    assert not method.attention_net._forward_hooks
+    images, labels = (torch.from_numpy(small.test.images).float() / 255 - 0.5) / 0.25, small.test.labels
+    for name, logits in (("master", method(images).logits), ("attention", method.attend(images)[1])):
+        assert found[name] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
     with torch.no_grad():
         method.part_head.weight.copy_(method.master_head.weight)
         method.part_head.bias.copy_(method.master_head.bias)

@@ -1,0 +1,62 @@
+# make book    the environment, every chapter, the book       make test    lint, types, tests
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= quick
+CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+
+PY := $(VENV)/bin/python
+UV := $(PY) -m uv
+READY := $(VENV)/.ready
+LOWEST := build/lowest
+
+.DEFAULT_GOAL := help
+.PHONY: help env book test sync lock test-lowest clean
+.DELETE_ON_ERROR:
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo 'Variables: PROFILE=$(PROFILE) CORES=$(CORES) PYTHON=$(PYTHON) VENV=$(VENV)'
+
+env: $(READY)  ## the environment alone (.venv)
+
+book: $(READY)  ## run the chapters that changed and build the HTML book; PROFILE=smoke|quick|cpu|gpu|paper
+	@$(PY) -m pipeline.build --profile $(PROFILE) --cores $(CORES)
+
+test: $(READY)  ## ruff, mypy, notebooks in step with their sources, pytest
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m pipeline.sync --check
+	$(PY) -m pytest
+
+sync: $(READY)  ## make notebooks/*.ipynb from the .py beside them
+	@$(PY) -m pipeline.sync
+
+lock: $(READY)  ## renew requirements.lock from pyproject.toml (UPGRADE=1 for the newest versions)
+	$(UV) pip compile pyproject.toml --all-extras --universal --no-header --no-annotate --quiet \
+		$(if $(UPGRADE),--upgrade) --output-file requirements.lock
+
+test-lowest: $(READY)  ## pytest with the lowest versions that pyproject.toml allows
+	mkdir -p $(LOWEST)
+	$(UV) pip compile pyproject.toml --all-extras --no-header --no-annotate --quiet \
+		--resolution lowest-direct --python $(PY) --output-file $(LOWEST)/requirements.txt
+	$(UV) venv --quiet --clear --python $(PY) $(LOWEST)/venv
+	$(UV) pip install --quiet --python $(LOWEST)/venv/bin/python -r $(LOWEST)/requirements.txt
+	$(UV) pip install --quiet --python $(LOWEST)/venv/bin/python --no-deps --editable .
+	$(LOWEST)/venv/bin/python -m pytest -W ignore::DeprecationWarning  # of old packages beside newer ones
+
+clean:  ## remove everything that was built, records of quick runs included; the environment stays
+	rm -rf build
+
+# Done once, and again when the lock or pyproject.toml changes; what was interrupted half-way is repaired.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
+		"Python 3.11 or newer is needed and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % v[:2])'
+	@$(PY) -m pip --version >/dev/null 2>&1 || test -d $(VENV)/conda-meta || $(PYTHON) -m venv --clear $(VENV)
+	@echo 'installing the packages of requirements.lock into $(VENV) (about 6 GB with CUDA)'
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@$(UV) pip install --python $(PY) --requirements requirements.lock \
+		|| $(PY) -m pip install --requirement requirements.lock
+	@$(UV) pip install --quiet --python $(PY) --no-deps --editable . \
+		|| $(PY) -m pip install --quiet --no-deps --editable .
+	@touch $@

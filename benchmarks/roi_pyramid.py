@@ -1,0 +1,247 @@
+"""What AP-CNN's second stage costs: step over baseline, the ROI stage's share, and batched against one by one.
+
+    python benchmarks/roi_pyramid.py            # cuda if there is one: ResNet-50, 448 px, batch 16; cpu: small
+    python benchmarks/roi_pyramid.py --device cpu --repeats 30
+
+Ratios are medians over the rounds of ``timing.take_turns``. Writes data/benchmarks/roi_pyramid-<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timing import synchronize, take_turns, write
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import batched_nms, nms
+
+from fgvc_lib.backbones import resnet
+from fgvc_lib.layers.roi_drop import draw_boxes
+from fgvc_lib.layers.roi_pyramid import anchor_boxes, suppress_border
+from fgvc_lib.methods import METHODS, Method
+from fgvc_lib.methods.ap_cnn import APCNN
+
+NUM_CLASSES = 196
+SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "baseline": ("baseline", {"head": "bn_elu", "hidden": 256}),
+    "one stage": ("ap_cnn", {"stages": 1}),
+    "two stages": ("ap_cnn", {}),
+}
+
+
+def build(name: str, depth: str, channels: int) -> Method:
+    """One of the three networks compared."""
+    method, arguments = SUBJECTS[name]
+    if method == "ap_cnn":
+        arguments = {"channels": channels, "reduction": max(1, channels // 16), **arguments}
+    return METHODS[method](resnet(depth), NUM_CLASSES, **arguments)
+
+
+def seconds_of(work: Callable[[], Any], device: torch.device) -> Callable[[], float]:
+    """``work`` as a candidate: its seconds in a running loop.
+
+    On a CPU these are processor seconds of one thread, which other programs on the machine hardly change.
+    """
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+
+    def run() -> float:
+        if device.type == "cuda":
+            work()  # a turn starts with an empty allocator, which a loop meets only once
+        synchronize(device)
+        start = clock()
+        work()
+        synchronize(device)
+        return clock() - start
+
+    return run
+
+
+def over(a: list[float], b: list[float]) -> float:
+    """Median of the turns' ratios."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+def training_step(method: Method, images: Tensor, labels: Tensor, precision: str) -> Callable[[], None]:
+    """Forward, loss, backward and SGD."""
+    optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = method(images, labels).loss
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def operations(depth: str, channels: int, size: int) -> dict[str, float]:
+    """Floating-point operations (two per multiply-add) per image of a training step, counted without computing it."""
+    counts = {}
+    for name in SUBJECTS:
+        with torch.device("meta"):
+            method = build(name, depth, channels)
+            images, labels = torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter:
+            method(images, labels).loss.backward()
+        counts[name] = counter.get_total_flops() / 2
+    return counts
+
+
+def boxes_by_loop(method: APCNN, masks: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
+    """The boxes as one writes them down first: level by level, image by image."""
+    rois = method.rois
+    boxes = []
+    for mask, share, k in zip(masks, rois.shares, rois.top_k, strict=True):
+        level = mask.new_full((len(mask), k, 4), torch.nan)
+        anchors = anchor_boxes((mask.shape[2], mask.shape[3]), size, share=share, device=mask.device)
+        for i in range(len(mask)):
+            scores = suppress_border(mask[i, 0].detach()[None], border=rois.border)[0].flatten()
+            candidates = torch.where(scores > scores.mean() * (1 + 1e-6))[0]
+            keep = candidates[nms(anchors[candidates], scores[candidates], rois.iou)[:k]]
+            level[i, : len(keep)] = anchors[keep]
+        boxes.append(level)
+    return boxes
+
+
+def refine_by_loop(method: APCNN, features: Tensor, masks: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """The whole ROI stage in that manner: boxes, then drop, crop and resize image by image."""
+    boxes = boxes_by_loop(method, masks, size)
+    dropped = draw_boxes(boxes, rates=method.drop_rates, generator=method.rank_generator)
+    h, w = features.shape[2:]
+    zoomed = []
+    for i in range(len(features)):
+        present = torch.cat([level[i][~level[i, :, 0].isnan()] for level in boxes])
+        x1, y1, x2, y2 = 0.0, 0.0, float(size[1]), float(size[0])
+        if len(present):
+            x1, y1 = present[:, :2].amin(0).tolist()
+            x2, y2 = present[:, 2:].amax(0).tolist()
+        left, top = int(x1 * w / size[1]), int(y1 * h / size[0])
+        right, bottom = max(left + 1, int(x2 * w / size[1])), max(top + 1, int(y2 * h / size[0]))
+        mask = torch.ones(h, w, device=features.device)
+        if not dropped[i, 0].isnan():
+            a, b, c, d = dropped[i].tolist()
+            mask[int(b * h / size[0]) : int(d * h / size[0]), int(a * w / size[1]) : int(c * w / size[1])] = 0
+        kept = mask[top:bottom, left:right].mean()
+        if kept < method.min_kept:
+            mask, kept = torch.ones_like(mask), torch.ones_like(kept)
+        crop = (features[i] * mask / kept)[None, :, top:bottom, left:right]
+        zoomed.append(F.interpolate(crop, (h, w), mode="bilinear", align_corners=False))
+    return torch.cat(zoomed)
+
+
+def boxes_by_batched_nms(method: APCNN, masks: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
+    """The boxes by one call of torchvision's suppression over all images and levels."""
+    rois, group, chosen, scored = method.rois, 0, [], []
+    groups = []
+    for mask, share in zip(masks, rois.shares, strict=True):
+        scores = suppress_border(mask[:, 0].detach(), border=rois.border)[0].flatten(1)
+        image, cell = torch.where(scores > scores.mean(1, keepdim=True) * (1 + 1e-6))
+        anchors = anchor_boxes((mask.shape[2], mask.shape[3]), size, share=share, device=mask.device)
+        chosen.append(anchors[cell])
+        scored.append(scores[image, cell])
+        groups.append(image + group)
+        group += len(mask)
+    boxes, scores, index = torch.cat(chosen), torch.cat(scored), torch.cat(groups)
+    keep = batched_nms(boxes, scores, index, rois.iou)  # best first
+    boxes, index = boxes[keep], index[keep]
+    order = torch.sort(index, stable=True).indices
+    boxes, index = boxes[order], index[order]
+    first = torch.searchsorted(index, torch.arange(group, device=index.device))
+    rank = torch.arange(len(index), device=index.device) - first[index]
+    out, start = [], 0
+    for mask, k in zip(masks, rois.top_k, strict=True):
+        here = (index >= start) & (index < start + len(mask)) & (rank < k)
+        level = boxes.new_full((len(mask), k, 4), torch.nan)
+        level[index[here] - start, rank[here]] = boxes[here]
+        out.append(level)
+        start += len(mask)
+    return out
+
+
+def main() -> None:
+    """Run, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--depth", help="of the ResNet; 50 on cuda, small on cpu")
+    parser.add_argument("--size", type=int, help="of the images; 448 on cuda, 64 on cpu")
+    parser.add_argument("--batch", type=int, help="16 on cuda, 64 on cpu")
+    parser.add_argument("--channels", type=int, help="of the pyramid; 256 on cuda, 32 on cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--note", default="", help="what else ran on the machine")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    cuda = device.type == "cuda"
+    depth, size = args.depth or ("50" if cuda else "small"), args.size or (448 if cuda else 64)
+    batch, channels = args.batch or (16 if cuda else 64), args.channels or (256 if cuda else 32)
+
+    torch.manual_seed(0)
+    if not cuda:
+        torch.set_num_threads(1)
+    images = torch.randn(batch, 3, size, size, device=device)
+    labels = torch.arange(batch, device=device) % NUM_CLASSES
+    methods = {name: build(name, depth, channels).to(device) for name in SUBJECTS}
+    steps = {name: training_step(method, images, labels, args.precision) for name, method in methods.items()}
+    result: dict[str, Any] = {
+        "setting": {
+            "backbone": f"resnet {depth}",
+            "image_size": size,
+            "batch": batch,
+            "pyramid_channels": channels,
+            "precision": args.precision,
+            "repeats": args.repeats,
+        }
+    }
+
+    ratios = {}
+    for name, setting in {"this setting": (depth, channels, size), "ResNet-50, 448 px": ("50", 256, 448)}.items():
+        counts = operations(*setting)
+        ratios[name] = {key: count / counts["baseline"] for key, count in counts.items()}
+    result["operations_over_baseline"] = ratios
+    method = methods["two stages"]
+    assert isinstance(method, APCNN)
+    with torch.no_grad():
+        outputs = method.backbone(images)
+        masks = method.stage(outputs)[0].masks
+    features = outputs[method.refined_stage].requires_grad_()
+
+    pairs = zip(method.rois(masks, (size, size)), boxes_by_loop(method, masks, (size, size)), strict=True)
+    same = [torch.isclose(mine, theirs, equal_nan=True).all(2).flatten() for mine, theirs in pairs]
+    result["share_of_boxes_equal_to_the_loop"] = torch.cat(same).float().mean().item()
+
+    def with_backward(refine: Callable[[], Tensor]) -> Callable[[], None]:
+        return lambda: refine().sum().backward()
+
+    stage = {
+        "batched": with_backward(lambda: method.refine(features, masks, (size, size)).features),
+        "per image": with_backward(lambda: refine_by_loop(method, features, masks, (size, size))),
+    }
+    boxes = {
+        "top-k rounds": lambda: method.rois(masks, (size, size)),
+        "batched_nms": lambda: boxes_by_batched_nms(method, masks, (size, size)),
+        "per image": lambda: boxes_by_loop(method, masks, (size, size)),
+    }
+    groups = {"step": steps, "roi_stage": stage, "boxes": boxes}
+    calls = {f"{group}: {name}": call for group, named in groups.items() for name, call in named.items()}
+    candidates = {name: seconds_of(call, device) for name, call in calls.items()}
+    found = take_turns(candidates, repeats=args.repeats, device=device, warmup=3)
+    seconds = {name: row["seconds"] for name, row in found.items()}
+    result["timing"] = {name: {k: v for k, v in row.items() if k != "seconds"} for name, row in found.items()}
+    result["step_over_baseline"] = {
+        name: over(seconds[f"step: {name}"], seconds["step: baseline"]) for name in SUBJECTS
+    }
+    result["roi_stage_share_of_step"] = {
+        name: over(seconds[f"roi_stage: {name}"], seconds["step: two stages"]) for name in stage
+    }
+    write("roi_pyramid", device, result, note=args.note)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""What second order costs: bilinear pooling and channel interaction against the formulae written down literally, and
+CIN's training step over its baseline's beside the ratio of their multiply-adds.
+
+    python benchmarks/second_order.py            # cuda if there is one, up to ResNet-50 at 448 px; cpu: 18
+    python benchmarks/second_order.py --device cpu --repeats 30
+
+The subjects take turns, so that a busy machine slows all of them alike; ``median`` and ``fastest`` are kept. On a
+CPU one thread works and its own processor time is taken, so that other processes count less.
+Writes data/benchmarks/second_order-<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timing import clocked, take_turns, write
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from fgvc_lib.backbones import resnet
+from fgvc_lib.layers.bilinear import BilinearPool
+from fgvc_lib.layers.channel_interaction import ContrastiveChannelInteraction, SelfChannelInteraction
+from fgvc_lib.methods import CIN
+
+NUM_CLASSES = 196
+# depth of the ResNet, image size, images (P × 5): last maps of 8², 7² and 14²
+SETTINGS = {
+    "cpu": (("small", 64, 20), ("18", 224, 20), ("18", 448, 10)),
+    "cuda": (("18", 224, 20), ("18", 448, 20), ("50", 448, 20)),
+}
+ROWS: dict[str, dict[str, Any]] = {
+    "baseline": {"block": "none", "contrast": "none"},
+    "SCI": {"contrast": "none"},
+    "SCI + Cont": {"contrast": "features"},
+    "SCI + CCI": {},
+}
+
+
+def literal_bilinear(x: Tensor) -> Tensor:
+    """The outer product of every location, then their sum, the root and the norm."""
+    flat = x.flatten(2).transpose(1, 2)  # (B, L, M)
+    outer = flat[:, :, :, None] * flat[:, :, None, :]  # (B, L, M, M)
+    y = outer.mean(1).flatten(1)
+    y = y.sign() * (y.abs() + 1e-5).sqrt()
+    return y / y.norm(dim=1, keepdim=True)
+
+
+def literal_sci(sci: SelfChannelInteraction, x: Tensor) -> Tensor:
+    """exp, row sums and quotient, then Y = WX and Z = φ(Y) + X."""
+    flat = x.flatten(2)
+    weights = torch.exp(-(flat @ flat.transpose(1, 2)) / flat.shape[2])
+    y = (weights / weights.sum(2, keepdim=True)) @ flat
+    return sci.phi(y.view_as(x)) + x
+
+
+def literal_cci(
+    sci: SelfChannelInteraction, cci: ContrastiveChannelInteraction, x: Tensor, a: Tensor, b: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Pair by pair, each side from the formula."""
+
+    def relation(flat: Tensor) -> Tensor:
+        weights = torch.exp(-(flat @ flat.T) / flat.shape[1])
+        return weights / weights.sum(1, keepdim=True)
+
+    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for i, j in zip(a.tolist(), b.tolist(), strict=True):
+        for side, own, other in ((0, x[i], x[j]), (1, x[j], x[i])):
+            w, v = relation(own.flatten(1)), relation(other.flatten(1))
+            y, u = (w @ own.flatten(1)).mean(1), (v @ other.flatten(1)).mean(1)
+            w = (w - cci.psi(torch.cat([y, u])) * v).abs()
+            sides[side].append(sci.phi((w @ own.flatten(1)).view_as(own)[None])[0] + own)
+    return torch.stack(sides[0]), torch.stack(sides[1])
+
+
+def timed(subjects: Mapping[str, Callable[[], Any]], *, repeats: int, device: str) -> dict[str, dict[str, float]]:
+    """Seconds per call of each subject, taken in turns after two calls to warm up."""
+
+    def processor_time(call: Callable[[], Any]) -> Callable[[], float]:
+        def run() -> float:
+            start = time.process_time()
+            call()
+            return time.process_time() - start
+
+        return run
+
+    torch_device = torch.device(device)
+    candidates = {
+        name: clocked(call, torch_device) if device == "cuda" else processor_time(call)
+        for name, call in subjects.items()
+    }
+    rows = take_turns(candidates, repeats=repeats, device=torch_device, warmup=2)
+    return {name: {kind: row[kind] for kind in ("median", "fastest")} for name, row in rows.items()}
+
+
+class TensorBytes(TorchDispatchMode):
+    """Bytes of the tensors that operators made while this was on and that are still alive, and the most at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: set[int] = set()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        inputs = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        for x in tree_leaves(result):
+            if isinstance(x, Tensor):
+                storage = x.untyped_storage()
+                if storage._cdata not in self.known | inputs:  # neither a view nor in place
+                    self.known.add(storage._cdata)
+                    self.now += storage.nbytes()
+                    self.peak = max(self.peak, self.now)
+                    weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        return result
+
+    def _freed(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def peak_bytes(call: Callable[[], Any], *, device: str) -> int:
+    """Most memory at once beyond what was there before; on a CPU without what kernels use inside."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with TensorBytes() as tensors:
+        call()
+    return tensors.peak
+
+
+def compare(
+    mine: Callable[[Tensor], Tensor], literal: Callable[[Tensor], Tensor], x: Tensor, *, repeats: int, device: str
+) -> dict[str, Any]:
+    """Time and memory of both ways, forward and backward, after checking that they agree."""
+    torch.testing.assert_close(mine(x), literal(x), rtol=1e-2, atol=1e-3)
+    x = x.requires_grad_()
+    g = torch.randn_like(mine(x))
+    calls = {
+        name: (lambda f=f: torch.autograd.grad(f(x), x, g)) for name, f in (("library", mine), ("literal", literal))
+    }
+    return {
+        "shape": list(x.shape),
+        "seconds": timed(calls, repeats=repeats, device=device),
+        "peak_bytes": {name: peak_bytes(call, device=device) for name, call in calls.items()},
+    }
+
+
+def layers(channels: int, side: int, batch: int, *, repeats: int, device: str) -> dict[str, Any]:
+    """The three layers on post-ReLU maps."""
+    x = F.relu(torch.randn(batch, channels, side, side, device=device))
+    pool = BilinearPool()
+    sci = SelfChannelInteraction(channels).to(device)
+    cci = ContrastiveChannelInteraction(channels).to(device)
+    a, b = torch.arange(batch, device=device).chunk(2)
+    subjects: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+        "bilinear pooling": (pool, literal_bilinear),
+        "SCI": (sci, lambda x: literal_sci(sci, x)),
+        "CCI": (lambda x: torch.stack(cci(sci, x, a, b)), lambda x: torch.stack(literal_cci(sci, cci, x, a, b))),
+    }
+    return {
+        name: compare(mine, literal, x.detach().clone(), repeats=repeats, device=device)
+        for name, (mine, literal) in subjects.items()
+    }
+
+
+def build(row: str, depth: str) -> CIN:
+    """One row of the ablation."""
+    return CIN(resnet(depth), NUM_CLASSES, **ROWS[row])
+
+
+def multiply_adds(depth: str, size: int, batch: int) -> dict[str, float]:
+    """Multiply-adds of a training step per image, counted without computing it."""
+    counts = {}
+    for row in ROWS:
+        # the counter does not know a CPU's fused attention; the plain formula has the same products
+        with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            method = build(row, depth)
+            method(torch.zeros(batch, 3, size, size), torch.zeros(batch, dtype=torch.int64)).loss.backward()
+        counts[row] = counter.get_total_flops() / 2 / batch
+    return counts
+
+
+def steps(depth: str, size: int, batch: int, precision: str, *, repeats: int, device: str) -> dict[str, Any]:
+    """Forward, loss, backward and SGD of each row, over the baseline's, beside the multiply-adds."""
+    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    labels = (torch.arange(batch, device=device) // 5) % NUM_CLASSES
+    calls: dict[str, Callable[[], Any]] = {}
+    for row in ROWS:
+        method = build(row, depth).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9)
+
+        def step(method: CIN = method, optimizer: torch.optim.SGD = optimizer) -> None:
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                loss = method(images, labels).loss
+            loss.backward()
+            optimizer.step()
+
+        calls[row] = step
+    seconds = timed(calls, repeats=repeats, device=device)
+    counts = multiply_adds(depth, size, batch)
+    return {
+        "backbone": f"resnet {depth}",
+        "image_size": size,
+        "batch": batch,
+        "precision": precision,
+        "seconds": seconds,
+        "peak_bytes": {row: peak_bytes(call, device=device) for row, call in calls.items()},
+        "multiply_adds_per_image": counts,
+        "over_baseline": {
+            row: {
+                **{kind: seconds[row][kind] / seconds["baseline"][kind] for kind in seconds[row]},
+                "multiply_adds": counts[row] / counts["baseline"],
+            }
+            for row in ROWS
+        },
+    }
+
+
+def main() -> None:
+    """Run, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=tuple(SETTINGS), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--note", default="", help="goes into the record")
+    args = parser.parse_args()
+    cuda = args.device == "cuda"
+    torch.manual_seed(0)
+    if not cuda:
+        torch.set_num_threads(1)
+    results = {
+        "repeats": args.repeats,
+        "threads": torch.get_num_threads(),
+        "layers": layers(512 if cuda else 256, 14, 20 if cuda else 10, repeats=args.repeats, device=args.device),
+        "steps": [
+            steps(depth, size, batch, args.precision, repeats=args.repeats, device=args.device)
+            for depth, size, batch in SETTINGS[args.device]
+        ],
+    }
+    write("second_order", torch.device(args.device), results, note=args.note)
+
+
+if __name__ == "__main__":
+    main()

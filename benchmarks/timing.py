@@ -1,0 +1,113 @@
+"""What the benchmarks share: candidates that take turns, memory, and a record of where the numbers come from."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fgvc_lib.results import provenance
+
+FOLDER = Path(__file__).parents[1] / "data" / "benchmarks"
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that the clock tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def clocked(work: Callable[[], Any], device: torch.device) -> Callable[[], float]:
+    """``work`` as a candidate of :func:`take_turns`: it returns its seconds."""
+
+    def run() -> float:
+        synchronize(device)
+        start = time.perf_counter()
+        work()
+        synchronize(device)
+        return time.perf_counter() - start
+
+    return run
+
+
+def take_turns(
+    candidates: Mapping[str, Callable[[], float]], *, repeats: int, device: torch.device, warmup: int = 1
+) -> dict[str, dict[str, Any]]:
+    """Run every candidate once per round, so that a machine that grows slow or busy does so for all of them.
+
+    Args:
+        candidates: each does a fixed amount of work and returns the seconds that count.
+        repeats: rounds that count.
+        device: whose memory to watch.
+        warmup: rounds before that do not.
+
+    Returns:
+        Per candidate ``median``, ``fastest`` and all ``seconds``, and its memory, see :func:`memory`.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    used: dict[str, dict[str, int]] = {}
+    for i in range(warmup + repeats):
+        for name, run in candidates.items():
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats(device)
+            taken = run()
+            used[name] = memory(device)
+            if i >= warmup:
+                seconds[name].append(taken)
+    return {
+        name: {"median": statistics.median(s), "fastest": min(s), "seconds": s, **used[name]}
+        for name, s in seconds.items()
+    }
+
+
+def memory(device: torch.device) -> dict[str, int]:
+    """Bytes in use: ``gpu_peak_bytes`` of tensors, and ``host_bytes`` of this process and its children.
+
+    Host memory is the proportional set size where Linux tells it: a page that processes share counts once in all.
+    """
+    found = {}
+    if device.type == "cuda":
+        found["gpu_peak_bytes"] = torch.cuda.max_memory_allocated(device)
+    family, waiting = [], [os.getpid()]
+    try:
+        while waiting:
+            process = waiting.pop()
+            family.append(process)
+            for task in Path(f"/proc/{process}/task").iterdir():
+                waiting += [int(child) for child in (task / "children").read_text().split()]
+        rows = [Path(f"/proc/{process}/smaps_rollup").read_text().splitlines() for process in family]
+        kibibytes = [int(line.split()[1]) for lines in rows for line in lines if line.startswith("Pss:")]
+        found["host_bytes"] = 1024 * sum(kibibytes)
+    except OSError:  # not Linux, or a child that has just ended
+        pass
+    return found
+
+
+def write(name: str, device: torch.device, results: Mapping[str, Any], *, note: str = "") -> Path:
+    """Write ``data/benchmarks/<name>-<device>.json`` with device, versions, commit and date; print it too."""
+    sha, dirty = provenance.commit()
+    info = provenance.device_info(device)
+    record = {
+        "benchmark": name,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "device": info | {"cores": os.cpu_count()},
+        "versions": provenance.versions(),
+        "commit": sha,
+        "dirty": dirty,
+        "note": note,
+        **results,
+    }
+    short = "cpu" if device.type == "cpu" else "-".join(info["name"].lower().split())
+    path = FOLDER / f"{name}-{short}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record, indent=1))
+    return path

@@ -1,0 +1,928 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Channel Interaction Networks
+#
+# *The paper:* {footcite:t}`gao2020channel`. A channel often responds to one part. Looked at alone, a red crown and a white wing
+# bar are two hints; together they are a species. CIN gives every channel the channels that **complement** it, the ones that
+# it is least correlated with, and in training compares *two images* by what the one complements and the other does not.
+#
+# What this chapter does: builds self-channel interaction (SCI) and contrastive channel interaction (CCI) by hand, checks them
+# against `fgvc_lib`, looks at which channels are called complementary and whether they really are other parts, measures the
+# paper's ablation, and runs the defects of a public port as failing checks.
+
+# %% tags=["parameters"]
+profile = "quick"
+seeds = [0]
+epochs = 8
+train_limit = None
+data = ""
+device = "auto"
+
+# %%
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from matplotlib.patches import Rectangle
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fgvc_lib import results
+from fgvc_lib.backbones import resnet
+from fgvc_lib.data import load
+from fgvc_lib.layers.channel_interaction import (
+    ContrastiveChannelInteraction,
+    SelfChannelInteraction,
+    channel_relation,
+    self_channel_interaction,
+    suppress,
+)
+from fgvc_lib.losses.contrastive import contrastive_loss
+from fgvc_lib.losses.pairs import disjoint_pairs
+from fgvc_lib.measures.channels import channel_parts_of, compare_channels
+from fgvc_lib.methods.cin import CIN
+from fgvc_lib.results import folders, wanted
+from fgvc_lib.results.plots import COLORS, curve, show, show_table, style
+from fgvc_lib.results.tables import plus_minus, provenance_line
+
+CHAPTER = "05_channel_interaction"
+device = None if device == "auto" else device
+style()
+
+# %% [markdown]
+# ## The problem
+#
+# The last map of a network has $c$ channels. Its average is a list of $c$ numbers that know nothing of each other. Blocks that
+# let features interact exist, and differ in what they relate:
+#
+# | block | relates | by | gives |
+# | --- | --- | --- | --- |
+# | squeeze-and-excitation {footcite:p}`hu2018squeeze` | a channel with all averages | two small layers | a factor for each channel |
+# | non-local {footcite:p}`wang2018nonlocal` | places with places | likeness | a mixture of places |
+# | self-channel interaction | channels with channels | *un*likeness | a mixture of channels |
+#
+# Likeness finds more of what is there already. Unlikeness brings in what is missing: to the channel of the crown, the channel of
+# the tail.
+#
+# ## Self-channel interaction
+#
+# Write the map as a matrix $X \in \mathbb R^{c \times l}$, a row for each channel, a column for each of the $l = h \cdot w$ places.
+# $(XX^\top)_{ij}$ is large where channels $i$ and $j$ fire at the same places. SCI takes the softmax of its **negative**:
+#
+# $$
+# W_{ij} = \frac{\exp\big(-s\,(XX^\top)_{ij}\big)}{\sum_{k=1}^{c} \exp\big(-s\,(XX^\top)_{ik}\big)}, \qquad
+# Y = W X, \qquad Z = \varphi(Y) + X .
+# $$ (eq-cin-sci)
+#
+# Row $i$ of $W$ says how much channel $i$ takes from every other one, and sums to one. $\varphi$ is a $3 \times 3$ convolution.
+# In the paper $s = 1$; why there is an $s$ here we will see. Three channels on two places:
+
+# %% tags=["output"]
+CHANNELS = ("crown", "tail", "both")
+X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # (c, l)
+relation = X @ X.T
+W = torch.exp(-relation)
+W = W / W.sum(1, keepdim=True)  # (c, c)
+Y = W @ X  # (c, l)
+for name, products, weights, y in zip(CHANNELS, relation.tolist(), W.tolist(), Y.tolist(), strict=True):
+    print(f"{name:<6} XXᵀ {products}  W {[round(v, 2) for v in weights]}  Y {[round(v, 2) for v in y]}")
+
+image = X.view(1, 3, 1, 2)  # (B, c, h, w)
+torch.testing.assert_close(channel_relation(image, scale="none")[0], W)
+torch.testing.assert_close(self_channel_interaction(image, scale="none").view(3, 2), Y)  # the library agrees
+
+# %% [markdown]
+# *Crown* takes most from *tail*, and so its $Y$ is larger at the tail's place.
+#
+# It is a non-local block turned by 90 degrees: attention in which a channel is a token, its map the embedding, keys and values are
+# $X$ and the queries $-X$. So torch's fused attention computes it, without ever holding the whole $W$, which has $2048^2$ entries
+# for each image in a ResNet-50:
+
+# %% tags=["output"]
+attention = F.scaled_dot_product_attention(-X, X, X, scale=1.0)
+torch.testing.assert_close(attention, Y)
+print("softmax(−XXᵀ) X is attention with query −X, key X and value X")
+
+# %% [markdown]
+# ### The scale of XXᵀ
+#
+# A softmax is not indifferent to the size of what it is given. The entries of $XX^\top$ are sums over $l$ places, and after a ReLU none is
+# negative. So the largest of $-XX^\top$ are the zeros: **the products with a channel that is silent everywhere**. The more places, the more
+# the silent channels take. We draw 512 channels of half-normal numbers, silence 20 of them, and add up what a row gives to those.
+
+# %% tags=["figure"]
+sides = (1, 2, 3, 4, 5, 7, 10, 14)
+silent = 20
+g = torch.Generator().manual_seed(0)
+given = {scale: [] for scale in ("none", "positions")}
+used = {scale: [] for scale in given}
+for side in sides:
+    x = torch.randn(1, 512, side, side, generator=g).abs()
+    x[:, :silent] = 0
+    for scale in given:
+        w = channel_relation(x, scale=scale)[0, silent:]  # (492, 512): rows of the channels that fire
+        given[scale].append(100 * w[:, :silent].sum(1).mean().item())
+        used[scale].append(100 * torch.exp(-torch.special.xlogy(w, w).sum(1)).mean().item() / 512)
+figure, axes = plt.subplots(1, 2, figsize=(9, 3))
+for ax, values, title in (
+    (axes[0], given, "weight on the silent channels, %"),
+    (axes[1], used, "channels that a row mixes, %"),
+):
+    for (scale, label), color, marker in zip(
+        {"none": "s = 1, the paper", "positions": "s = 1/l"}.items(), COLORS, "os", strict=False
+    ):
+        ax.plot([side**2 for side in sides], values[scale], marker=marker, color=color, label=label)
+    ax.set(xscale="log", xlabel="places l", title=title, ylim=(-3, 103))
+    ax.set_xticks([1, 4, 16, 49, 196], ["1", "4", "16", "49", "196"])
+    ax.minorticks_off()
+axes[0].axhline(100 * silent / 512, color="black", lw=0.8, ls=":", label="their number")
+axes[0].legend()
+show(
+    figure,
+    name="fig-cin-scale",
+    caption="512 random channels, 20 of them silent. Left: with s = 1 the silent channels take over as maps grow. Right: the "
+    "exponentiated entropy of a row, as a share of all channels: with s = 1 a row ends up with a handful, with s = 1/l it stays close "
+    "to a plain mean of all.",
+    alt="Two curves over the number of places for the two scales. Unscaled, the weight on silent channels rises to one hundred percent and the "
+    "share of channels mixed falls to a few percent; scaled, both stay nearly flat.",
+)
+
+# %% [markdown]
+# When silent channels have all the weight, $Y$ is empty and the block is a detour. Dividing by $l$ makes the entries *mean* products, free of
+# the map's size; it is the default of `fgvc_lib`, and `scale="none"` gives the paper's formula. But it has a price, on the right: entries
+# of the size of one make an almost even softmax. To first order in $s$,
+#
+# $$
+# W_{ij} \approx \frac1c \Big( 1 - s\,\big( (XX^\top)_{ij} - \overline{(XX^\top)_i} \big) \Big), \qquad
+# Y_i \approx \bar X - \frac sc \sum_{j} \big( (XX^\top)_{ij} - \overline{(XX^\top)_i} \big)\, X_j ,
+# $$ (eq-cin-first-order)
+#
+# the **mean of all channels, minus a little of what is like channel $i$**. The subtracted part is the trilinear product $XX^\top X$ of
+# {doc}`TASN <06_tasn>`, centred. We will see which of the two regimes a trained network is in.
+#
+# ## Training
+#
+# The plain network of the whole book, and the same network with SCI behind its last stage and CCI in training, which is derived below.
+
+# %%
+configs = {
+    "average pooling": wanted.groups()["birds/baseline"].configs(profile)["linear head"][0],
+    "SCI + CCI": wanted.groups()["cin/live"].configs(profile)["SCI + CCI"][0],
+}
+trained = {
+    row: results.trained(config, profile=profile, chapter=CHAPTER, device=device) for row, config in configs.items()
+}
+birds = load(configs["SCI + CCI"].data, **configs["SCI + CCI"].data_args)
+plain, cin = (method for method, _ in trained.values())
+sci = cin.attached.block
+where = next(cin.parameters()).device
+live_line = provenance_line([record for _, record in trained.values()])
+mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (birds.mean, birds.std))
+some = np.linspace(0, len(birds.test) - 1, 360).astype(int)  # test images that this page looks at
+pixels = torch.from_numpy(birds.test.images[some]).float() / 255  # (360, 3, 64, 64)
+masks = torch.from_numpy(birds.test.parts["masks"][some])  # (360, P, 64, 64)
+labels = birds.test.labels[some]
+deciding = torch.from_numpy(birds.test.parts["deciding"][some])
+with torch.no_grad():
+    maps = {name: value.cpu() for name, value in cin(((pixels - mean) / std).to(where)).maps.items()}
+x, z = maps["block_input"], maps["block_output"]  # (360, c, h, w) each
+sci_cpu = sci.cpu()
+with torch.no_grad():
+    w = sci_cpu.relation(x)  # (360, c, c)
+    y = torch.bmm(w, x.flatten(2)).view_as(x)
+    torch.testing.assert_close(z, x + sci_cpu.phi(y), rtol=1e-3, atol=1e-3)
+parts = channel_parts_of(x, masks)  # (360, c): the part that a channel lies on, or -1
+
+# %% tags=["table"]
+show_table(
+    pd.DataFrame(
+        {
+            "network": row,
+            "test accuracy, %": plus_minus(record.final["test_accuracy"], float("nan")),
+            "training accuracy, %": plus_minus(record.final["train_accuracy"], float("nan")),
+            "parameters at inference": f"{sum(p.numel() for n, p in method.named_parameters() if not n.startswith(('cci', 'project'))):,}",
+            "training, s": f"{record.timing['train_seconds']:.0f}",
+        }
+        for row, (method, record) in trained.items()
+    ),
+    foot=live_line,
+)
+
+# %% [markdown]
+# ## A look inside: which channels complement which?
+#
+# We sort the channels of one image by the part of the bird that they lie on, the part on which their map peaks. If complementary
+# channels are different parts, $XX^\top$ should have blocks, and $W$ the opposite of these blocks.
+
+# %% tags=["figure"]
+c = x.shape[1]
+NAMES = [*birds.part_names, "beside"]
+probe = int((parts >= 0).sum(1).argmax())  # the image with the most channels on parts
+where_on = torch.where(parts[probe] < 0, len(birds.part_names), parts[probe])
+strength = x[probe].flatten(1).norm(dim=1)
+order = np.lexsort((-strength.numpy(), where_on.numpy()))
+edges = np.flatnonzero(np.diff(where_on.numpy()[order])) + 0.5
+one = x[probe][None]
+panels = {
+    "$XX^\\top / l$": torch.bmm(one.flatten(2), one.flatten(2).mT)[0] / one[0, 0].numel(),
+    "SCI: $cW - 1$": c * channel_relation(one)[0] - 1,
+    "Pos-SCI: $cW - 1$": c * channel_relation(one, positive=True)[0] - 1,
+}
+figure, axes = plt.subplots(1, 4, figsize=(11, 3.2), width_ratios=(0.8, 1, 1, 1))
+axes[0].imshow(pixels[probe].permute(1, 2, 0))
+axes[0].set(xticks=[], yticks=[], title=birds.classes[labels[probe]])
+for ax, (title, values) in zip(axes[1:], panels.items(), strict=True):
+    values = values[order][:, order]
+    limit = float(values.abs().quantile(0.99)) or 1.0
+    signed = float(values.min()) < 0
+    drawn = ax.imshow(values, cmap="PuOr_r" if signed else "viridis", vmin=-limit if signed else 0, vmax=limit)
+    figure.colorbar(drawn, ax=ax, shrink=0.7)
+    for edge in edges:
+        ax.axhline(edge, color="black" if signed else "white", lw=0.6)
+        ax.axvline(edge, color="black" if signed else "white", lw=0.6)
+    ax.set(xticks=[], yticks=[], title=title)
+middle = [np.flatnonzero(where_on.numpy()[order] == p).mean() for p in np.unique(where_on)]
+axes[1].set_yticks(middle, [NAMES[p] for p in np.unique(where_on)], fontsize=8)
+show(
+    figure,
+    name="fig-cin-relation",
+    caption="One test bird, and the relations of its channels, sorted by the part that they lie on (lines) and by strength. "
+    "In the two right panels 0 is an even share, orange is more and purple less.",
+    alt="A bird and three square matrices with lines between groups of channels: mean products, and relative weights of SCI and of Pos-SCI, which "
+    "have opposite signs.",
+)
+
+# %% tags=["output"]
+mean_map = x.mean(1, keepdim=True)
+product = torch.bmm(x.flatten(2), x.flatten(2).mT)  # (360, c, c)
+centred = product - product.mean(2, keepdim=True)
+s = 1 / x[0, 0].numel()
+approximate = mean_map - s / c * torch.bmm(centred, x.flatten(2)).view_as(x)
+fires = x.flatten(2).amax(2) > 0
+
+
+def cosine(a, b):
+    return F.cosine_similarity(a.flatten(2), b.flatten(2), dim=2)[fires].mean().item()
+
+
+print(f"cosine of Y with the mean of all channels:        {cosine(y, mean_map.expand_as(y)):.3f}")
+print(f"cosine of Y with its first-order approximation:   {cosine(y, approximate):.3f}")
+print(f"largest of c · W − 1 over all images:             {(c * w - 1).max():.2f}")
+print(f"size of φ(Y) beside X:                            {((z - x).norm() / x.norm()).item():.2f}")
+
+# %% [markdown]
+# These lines say which regime of {eq}`eq-cin-first-order` the network is in. A cosine near 1 in the first means that $Y$ is, for every channel, hardly
+# more than the average map, and that what is particular to a channel must come from small differences.
+#
+# Now the maps themselves: a strong channel on the deciding part, the three channels with the largest weights in its row, and the channel after SCI.
+
+# %% tags=["figure"]
+shown = []
+for part in ("crown", "breast", "wing", "tail"):
+    mine = deciding == birds.part_names.index(part)
+    on = mine[:, None] & (parts == deciding[:, None])  # (360, c)
+    score = torch.where(on, x.flatten(2).amax(2), -1)
+    best = int(score.max(1).values.argmax())
+    shown.append((best, int(score[best].argmax())))
+columns = ("image", "channel", "1st", "2nd", "3rd", "Y", "Z")
+figure, axes = plt.subplots(len(shown), len(columns), figsize=(10, 6.2))
+for row, (i, k) in zip(axes, shown, strict=True):
+    others = w[i, k].clone()
+    others[k] = -1
+    chosen = others.topk(3).indices.tolist()
+    row[0].imshow(pixels[i].permute(1, 2, 0), extent=(0, 64, 64, 0))
+    x1, y1, x2, y2 = birds.test.parts["boxes"][some[i], deciding[i]]
+    row[0].add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="black", lw=1.6))
+    row[0].set_xlabel(birds.classes[labels[i]], fontsize=8)
+    top = float(x[i].max())
+    for ax, j in zip(row[1:5], (k, *chosen), strict=True):
+        ax.imshow(x[i, j], extent=(0, 64, 64, 0), vmin=0, vmax=top)
+        place = NAMES[parts[i, j]] if fires[i, j] else "silent"
+        ax.set_xlabel(f"{j}: {place}", fontsize=8)
+    for ax, values in ((row[5], y[i, k]), (row[6], z[i, k])):
+        ax.imshow(values, extent=(0, 64, 64, 0))
+        ax.set_xlabel(f"{values.min():.1f} … {values.max():.1f}", fontsize=8)
+    for ax in row:
+        ax.set(xticks=[], yticks=[])
+for ax, title in zip(axes[0], columns, strict=True):
+    ax.set_title(title if title in ("image", "channel") else f"complement, {title}" if title[0].isdigit() else title)
+for ax, title in zip(axes[0, 5:], ("$Y = WX$", "after SCI, $Z$"), strict=True):
+    ax.set_title(title)
+show(
+    figure,
+    name="fig-cin-complements",
+    caption="For four birds: the strongest channel on the deciding part (box), its three most complementary channels, all four in one "
+    "scale, with number and the part that each lies on; and the channel's Y and Z, each in a scale of its own.",
+    alt="Four rows of seven pictures: a bird, a channel that fires at one part, three channels that hardly fire there, the mixture Y, and "
+    "the channel after the block.",
+)
+
+# %% [markdown]
+# Look at the brightness of the complementary channels, too. A product is small where two channels fire at different places, and *also* where one of them
+# hardly fires at all.
+#
+# ### Are complementary channels other parts?
+#
+# On the synthetic birds the place of every part is known, so this can be counted. For each channel on a part, take the three channels that it chooses; of
+# those that lie on a part, how many lie on **another** one? Beside it stands the same for three channels chosen at random, for the most alike channels (as
+# Pos-SCI ranks them), for a ranking by cosine, which the strength of a channel cannot move, and for all channels weighted by $W$, which is what $Y$ is made of.
+
+# %% tags=["table"]
+KINDS = {
+    "chance, %": "chance",
+    "complementary, %": "different",
+    "alike, %": "different_alike",
+    "by cosine, %": "different_cosine",
+    "weighted by W, %": "different_mixed",
+}
+HOW = {
+    "strength of the complementary": "strength",
+    "of the alike": "strength_alike",
+    "silent among the complementary": "silent",
+    "channels mixed": "mixed",
+}
+counts = {name: float(v[0] / v[1]) for name, v in compare_channels(x, parts).items()}
+line = {"network": "SCI + CCI, this page"} | {title: f"{100 * counts[key]:.1f}" for title, key in KINDS.items()}
+line |= {title: f"{counts[key]:.2f}" for title, key in HOW.items()}
+show_table(pd.DataFrame([line]), foot=f"{len(some)} test images. {provenance_line([trained['SCI + CCI'][1]])}")
+
+
+# %% [markdown]
+# From here on numbers also come from committed records; the line under each table says which profile, data, seeds and device. While this page was built
+# in the quick profile, every row was also run for two steps to prove that it still runs, and where nothing has been committed yet, it is those path
+# runs that are shown, and the line says so.
+
+
+# %%
+def measured(name):
+    """Records of a group, its rows run where this profile can run them, and the table of them."""
+    group = wanted.groups()[name]
+    runs = profile in group.profiles or (profile in ("quick", "smoke") and "quick" in group.profiles)
+    records = wanted.measure(name, profile=profile, device=device) if runs else wanted.records(name)
+    return records, wanted.table(name, records) if records else pd.DataFrame({"row": []})
+
+
+def summarise(table, columns, label):
+    """One line per row of a group, in order: heading → column of the records, mean ± standard deviation over seeds."""
+    lines = []
+    for (row,), group in table.groupby(["row"], sort=False):
+        line = {label: row}
+        for heading, column in columns.items():
+            values = group[column].dropna() if column in group else pd.Series(dtype=float)
+            kind = {} if heading.endswith("%") else {"scale": 1, "digits": 2}
+            line[heading] = plus_minus(values.mean(), values.std(), **kind) if len(values) else "–"
+        lines.append(line | {"seeds": len(group)})
+    return pd.DataFrame(lines, columns=None if lines else [label])
+
+
+components, by_component = measured("cin/components")
+untrained, by_untrained = measured("cin/parts")
+
+# %% tags=["table"]
+both = pd.concat([by_untrained, by_component])
+both = both[both["row"].isin(["SCI, not trained", "baseline", "Pos-SCI", "SCI", "SCI + CCI"])]
+columns = {title: f"complements/{key}" for title, key in (KINDS | HOW).items()}
+show_table(summarise(both, columns, "network"), foot=provenance_line([*untrained, *components]))
+
+# %% [markdown]
+# - **not trained** is the control that matters. Channels of random filters respond to different things at different places too, and
+#   two maps that peak at different places *have* a smaller product. Some distance between *complementary* and *chance* is arithmetic, not learning.
+# - **strength** is the norm of the chosen channels' maps over the mean norm in the image. Far below 1, channels are chosen for being weak rather than for being
+#   elsewhere; the ranking *by cosine* is free of that.
+# - **channels mixed** is the share of all channels that a row of $W$ effectively averages. Near 1, the choice of three that the other columns look at hardly
+#   shows in $Y$, and *weighted by W* is close to *chance*.
+#
+# ## Contrastive channel interaction
+#
+# Two images $A$ and $B$ have two relations $W_A$ and $W_B$. What both have in common cannot tell them apart. CCI keeps the difference:
+#
+# $$
+# W_{AB} = |W_A - \eta\, W_B|, \quad W_{BA} = |W_B - \gamma\, W_A|, \qquad \eta = \psi([Y_A, Y_B]), \quad \gamma = \psi([Y_B, Y_A]),
+# $$ (eq-cin-cci)
+#
+# with one fully connected layer $\psi$ to one number, and goes on as SCI does, $Z'_A = \varphi(W_{AB} X_A) + X_A$. Two channels:
+
+# %% tags=["output"]
+W_A = torch.tensor([[0.2, 0.8], [0.6, 0.4]])
+W_B = torch.tensor([[0.2, 0.8], [0.1, 0.9]])
+for eta in (0.0, 0.5, 1.0):
+    W_AB = (W_A - eta * W_B).abs()
+    library = suppress(torch.stack([W_A, W_B]), torch.tensor([eta, 0.0]).view(2, 1, 1))
+    torch.testing.assert_close(library[0], W_AB)
+    print(f"η = {eta:.1f}   W_AB = {[[round(v, 2) for v in row] for row in W_AB.tolist()]}")
+
+# %% [markdown]
+# With $\eta = 1$ the first row, the same in both images, is gone. The second, in which they differ, stays. Rows of $W_{AB}$ do not sum to one.
+#
+# Then the two sides are compared, after a projection $h$ to $r$ numbers, by a **contrastive loss** {footcite:p}`hadsell2006dimensionality` over $N$ pairs:
+#
+# $$
+# L_{cont} = \frac1N \sum_{n} \begin{cases} d_n^2 & \text{same class} \\ \max(0, \beta - d_n)^2 & \text{else,} \end{cases}
+# \qquad d_n = \lVert h(Z'_A) - h(Z'_B) \rVert_2, \qquad L = L_{CE}(Z) + \alpha L_{cont} .
+# $$ (eq-cin-loss)
+#
+# Pairs of one class are pulled together, all the way; pairs of two classes are pushed apart until $\beta$, and then left alone. CCI exists in training only: the
+# classifier reads $Z$, never $Z'$, and a prediction needs one image.
+
+# %% tags=["output"]
+e_a = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]], requires_grad=True)  # (N, r)
+e_b = torch.tensor([[0.3, 0.0], [0.3, 0.0], [0.9, 0.0]])
+same = torch.tensor([True, False, False])
+loss = contrastive_loss(e_a, e_b, same, margin=0.5)
+torch.testing.assert_close(loss, torch.tensor((0.3**2 + (0.5 - 0.3) ** 2 + 0) / 3))
+(gradient,) = torch.autograd.grad(loss, e_a)
+for kind, grad in zip(("same class, d = 0.3", "other class, d = 0.3", "other class, d = 0.9"), gradient, strict=True):
+    print(f"{kind:<21} step of descent on the left one: {[round(v, 3) for v in (-grad).tolist()]}")
+
+# %% [markdown]
+# **Which pairs?** A batch of random images of 200 classes has almost no pair of one class. So batches are $P$ classes × $K$ images, and each image is in one pair:
+
+# %% tags=["output"]
+batch = torch.arange(4).repeat_interleave(5)  # a batch of 4 classes × 5 images, in the sampler's order
+a, b = disjoint_pairs(batch, generator=torch.Generator().manual_seed(0))
+print("pairs of classes:", [(int(i), int(j)) for i, j in zip(batch[a], batch[b], strict=True)])
+print("of one class:", int((batch[a] == batch[b]).sum()), "of", len(a))
+print("first half against second half:", int((batch[:10] == batch[10:]).sum()), "of one class")
+
+# %% [markdown]
+# The last line is what pairing the halves of a sorted batch gives, and a public port does: no pair of one class at all.
+#
+# ### What is suppressed?
+#
+# For three kinds of pairs of test images (of the **same** class; of **similar** classes, whose marks are on the same part; of **different** ones), we ask the network of
+# this page for its $\eta$, for how much of the relation is left, and for the distances before and after.
+
+
+# %%
+@torch.no_grad()
+def interact(a, b):
+    """η and W_AB of pairs of the images of this page, and their distances with and without suppression."""
+    cci, project = cin.cci.cpu(), cin.project.cpu()
+    taken = []
+    hook = cci.psi.register_forward_hook(lambda _module, _inputs, out: taken.append(out))
+    left, right = cci(sci_cpu, x, a, b)  # Z'_A, Z'_B
+    hook.remove()
+    factors = taken[0].unsqueeze(2)  # (2N, 1, 1)
+    n = len(a)
+    kept = suppress(torch.cat([w[a], w[b]]), factors)[:n]  # (N, c, c)
+    return {
+        "η": factors[:n].flatten(),
+        "W_A and W_B differ by, %": 100 * (w[a] - w[b]).abs().sum((1, 2)) / w[a].sum((1, 2)),
+        "left of W_A, %": 100 * kept.sum((1, 2)) / w[a].sum((1, 2)),
+        "distance of h(Z)": (project(z[a].mean((2, 3))) - project(z[b].mean((2, 3)))).norm(dim=1),
+        "distance of h(Z′)": (project(left.mean((2, 3))) - project(right.mean((2, 3)))).norm(dim=1),
+    }, kept
+
+
+same_class = labels[:, None] == labels[None, :]
+same_part = deciding[:, None] == deciding[None, :]
+kinds = {
+    "same class": same_class & ~torch.eye(len(labels), dtype=torch.bool),
+    "similar: the same part decides": ~same_class & same_part,
+    "different": ~same_part,
+}
+pairs = {}
+for kind, allowed in kinds.items():
+    rows, columns = allowed.nonzero().unbind(1)
+    pick = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))[:200]
+    pairs[kind] = (rows[pick], columns[pick])
+found = {kind: interact(*pair) for kind, pair in pairs.items()}
+
+# %% tags=["table"]
+show_table(
+    pd.DataFrame(
+        {"pairs": kind}
+        | {name: plus_minus(v.mean().item(), v.std().item(), scale=1, digits=2) for name, v in numbers.items()}
+        for kind, (numbers, _) in found.items()
+    ),
+    foot=f"Mean ± standard deviation over pairs. {provenance_line([trained['SCI + CCI'][1]])}",
+)
+
+# %% tags=["figure"]
+figure, axes = plt.subplots(3, 5, figsize=(9.6, 5.8))
+for row, (kind, (_, kept)) in zip(axes, found.items(), strict=True):
+    i, j = (int(side[0]) for side in pairs[kind])
+    for ax, n in zip(row[:2], (i, j), strict=True):
+        ax.imshow(pixels[n].permute(1, 2, 0))
+        ax.set_xlabel(birds.classes[labels[n]], fontsize=8)
+    shared = np.argsort(-x[[i, j]].flatten(2).norm(dim=2).mean(0).numpy())[:24]  # the strongest channels of both
+    panels = [c * m[shared][:, shared] for m in (w[i], w[j], kept[0])]
+    top = max(float(panel.max()) for panel in panels)
+    for ax, values in zip(row[2:], panels, strict=True):
+        drawn = ax.imshow(values, vmin=0, vmax=top)
+    figure.colorbar(drawn, ax=row[4], shrink=0.8)
+    row[0].set_ylabel(kind.split(":")[0])
+    for ax in row:
+        ax.set(xticks=[], yticks=[])
+for ax, title in zip(axes[0], ("A", "B", "$cW_A$", "$cW_B$", "$cW_{AB}$"), strict=True):
+    ax.set_title(title)
+show(
+    figure,
+    name="fig-cin-pairs",
+    caption="A pair of each kind, and the relations of the 24 channels that are strongest in the two: of A, of B, and what is left of "
+    "A's after suppression by B's, in one scale for each row; 1 is an even share.",
+    alt="Three rows: two birds and three matrices each, the relations of both images and what is left of the first after the second is taken away.",
+)
+
+# %% [markdown]
+# The purpose of CCI would show here as an $\eta$ that depends on the kind of pair, and as distances after suppression that are small in the first row of the table and
+# larger in the others, more clearly than those before. The table says how far that is so in this small network.
+#
+# ## The ablation
+#
+# The paper's rows, all with the same batches of 4 classes × 5 images, the same head and budget.
+
+# %% tags=["table"]
+ACCURACY = {"test accuracy, %": "test_accuracy", "training accuracy, %": "train_accuracy"}
+show_table(summarise(by_component, ACCURACY, "network"), foot=provenance_line(components))
+
+# %% [markdown]
+# And on crops of part of Stanford Cars {footcite:p}`krause2013object`, from scratch on one GPU; compare rows, not papers. The second table is the same with a deeper network.
+
+# %%
+cars, by_car = measured("cin/cars")
+deep_cars, by_deep_car = measured("cin/cars_depth")
+
+# %% tags=["table"]
+table = pd.concat([by_car, by_deep_car]) if len(by_car) + len(by_deep_car) else by_car
+show_table(summarise(table, ACCURACY, "network, cars"), foot=provenance_line([*cars, *deep_cars]))
+
+# %% [markdown]
+# What the paper reports on Caltech-UCSD Birds with a pretrained ResNet-50 at 448 pixels, as far as a published note on it quotes the numbers: 84.9 for the baseline, 87.1 with
+# SCI, 87.2 with SCI and the contrastive loss on SCI's features, 87.5 with SCI and CCI. The step from the baseline to SCI is large, the
+# step that the contrast adds is small. The rows of SE, non-local and Pos-SCI are in an image of the paper that we could not read.
+#
+# ### The scale, and φ at the start
+
+# %%
+scales, by_scale = measured("cin/scale")
+
+# %% tags=["table"]
+columns = ACCURACY | {
+    "channels mixed": "complements/mixed",
+    "silent among the complementary": "complements/silent",
+    "silent channels": "complements/silent_chance",
+}
+show_table(summarise(by_scale, columns, "SCI with"), foot=provenance_line(scales))
+
+# %% [markdown]
+# ### Which comparison of images?
+#
+# All on SCI's features: the contrastive loss with and without CCI, the triplet loss {footcite:p}`schroff2015facenet`, and pairwise confusion
+# {footcite:p}`dubey2018pairwise`, which does the opposite of pushing apart: it holds the *predictions* for different classes together, against over-confidence.
+
+# %%
+losses, by_loss = measured("cin/losses")
+
+# %% tags=["table"]
+show_table(summarise(by_loss, ACCURACY, "added loss"), foot=provenance_line(losses))
+
+# %% [markdown]
+# ### Two depths
+#
+# Does a deeper network, whose channels have interacted more often already, gain less?
+
+# %%
+depths, by_depth = measured("cin/depth")
+
+# %% tags=["table"]
+show_table(summarise(by_depth, ACCURACY, "network"), foot=provenance_line(depths))
+
+# %% [markdown]
+# ### Plug and play
+#
+# SCI keeps the shape of a map, so it can stand behind any stage of any method; `CIN(base=…)` puts it there, with CCI and its loss. Here: behind the last
+# stage and the one below it of the plain network, inside a {doc}`Bilinear CNN <04_bilinear_cnn>`, and inside {doc}`Center Loss <02_center_loss>`. Every method
+# stands beside itself, with the same batches.
+
+# %%
+plugs, by_plug = measured("cin/plug")
+
+# %% tags=["table"]
+show_table(summarise(by_plug, ACCURACY, "method"), foot=provenance_line(plugs))
+
+# %% [markdown]
+# ### α and β
+
+# %%
+alphas, by_alpha = measured("cin/alpha")
+margins, by_margin = measured("cin/margin")
+
+# %% tags=["figure"]
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3), sharey=True)
+for ax, table, key, default, color, label in (
+    (axes[0], by_alpha, "alpha", 2.0, COLORS[0], "α"),
+    (axes[1], by_margin, "margin", 0.5, COLORS[1], "β"),
+):
+    column = f"method_args.{key}"
+    table = table.copy()
+    table[column] = table[column].fillna(default) if column in table else default  # the row that sets nothing
+    table["accuracy, %"] = 100 * table["test_accuracy"]
+    curve(ax, sorted(table[column].unique()), table, column, "accuracy, %", color=color)
+    ax.set(xlabel=label)
+axes[0].set_ylabel("test accuracy, %")
+show(
+    figure,
+    name="fig-cin-sweeps",
+    caption="Accuracy over the weight α (with β = 0.5) and the margin β (with α = 2); a dot is a seed, the line their mean.",
+    alt="Two plots of test accuracy, over the weight alpha and over the margin beta of the contrastive loss.",
+)
+
+# %% tags=["table"]
+sweeps = [summarise(by_alpha, ACCURACY, "α, β"), summarise(by_margin, ACCURACY, "α, β")]
+sweeps[0]["α, β"] = [f"{row}, 0.5" for row in sweeps[0]["α, β"]]
+sweeps[1]["α, β"] = [f"2, {row}" for row in sweeps[1]["α, β"]]
+show_table(pd.concat(sweeps), foot=provenance_line([*alphas, *margins]))
+
+# %% [markdown]
+# ## One stage: what it costs
+#
+# The paper's claim is that CIN, unlike methods that crop parts and look again, predicts in **one stage**: SCI is one block, and CCI is not there. Counted for one image of 448
+# pixels with the paper's ResNet-50, without computing anything:
+
+
+# %% tags=["table"]
+def counted(size, depth, **arguments):
+    """Multiply-adds of a prediction, and parameters that it reads."""
+    # the plain formula of attention has the products that fused kernels hide from the counter
+    with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        method = CIN(resnet(depth), 200, **arguments).eval()
+        with torch.no_grad():
+            method(torch.zeros(1, 3, size, size))
+    read = sum(p.numel() for n, p in method.named_parameters() if not n.startswith(("cci", "project")))
+    return counter.get_total_flops() / 2, read
+
+
+rows = {
+    "baseline": {"block": "none", "contrast": "none"},
+    "SE": {"block": "se", "contrast": "none"},
+    "non-local": {"block": "non_local", "contrast": "none"},
+    "SCI": {"contrast": "none"},
+    "SCI + CCI": {},
+}
+lines = []
+base, _ = counted(448, 50, **rows["baseline"])
+for row, arguments in rows.items():
+    count, read = counted(448, 50, **arguments)
+    lines.append(
+        {
+            "network": row,
+            "multiply-adds, 10⁹": f"{count / 1e9:.2f}",
+            "× baseline": f"{count / base:.2f}",
+            "parameters, 10⁶": f"{read / 1e6:.1f}",
+        }
+    )
+show_table(pd.DataFrame(lines), foot="Counted on this page: one prediction by a ResNet-50 at 448 pixels, 200 classes.")
+
+# %% [markdown]
+# Nearly all of what SCI adds is $\varphi$, $9 c^2$ weights. Training also pays for CCI. Measured by `benchmarks/second_order.py`: the time of a training step over the
+# baseline's, beside the ratio of their multiply-adds.
+
+# %% tags=["table"]
+lines, feet = [], []
+for path in sorted((folders.root() / "data" / "benchmarks").glob("second_order-*.json")):
+    bench = json.loads(path.read_text())
+    for setting in bench["steps"]:
+        name = f"{setting['backbone']}, {setting['image_size']} px, batch {setting['batch']}, {bench['device']['type']}"
+        for row, over in setting["over_baseline"].items():
+            lines.append(
+                {
+                    "setting": name,
+                    "network": row,
+                    "time of a step, × baseline": f"{over['median']:.2f}",
+                    "multiply-adds, × baseline": f"{over['multiply_adds']:.2f}",
+                }
+            )
+    feet.append(
+        f"{bench['device']['name']}, torch {bench['versions']['torch']}, {bench['repeats']} rounds in turn, medians"
+    )
+show_table(
+    pd.DataFrame(lines, columns=None if lines else ["setting"]),
+    foot="; ".join(feet) or "Nothing has been measured yet.",
+)
+
+# %% [markdown]
+# ## Paper versus released code
+#
+# The authors released nothing. The one public port that we know of reaches 85.34 on Caltech-UCSD Birds at 224 pixels (its results file), beside 87.5 in the paper at 448. It
+# differs from the formulae in its loss. We write its defects into a **deliberately wrong** loss, and hold it against checks that the library passes.
+
+
+# %% tags=["table"]
+def right_loss(a, b, labels, margin=0.5):
+    """Pair n is (a[n], b[n]), of images n and N + n."""
+    n = len(a)
+    return contrastive_loss(a, b, labels[:n] == labels[n:], margin=margin)
+
+
+def wrong_loss(a, b, labels, margin=0.5):
+    """Three defects on purpose. Do not use."""
+    n = len(a)
+    same = (labels[:n] == labels[n]).float()  # defect: one label of the second half instead of all (a colon is missing)
+    distance = (a - b).norm(dim=1)
+    pull = same * distance.square()
+    push = (1 - same) * (margin - distance).clamp_min(0).square()
+    push = pull.square()  # defect: overwrites the term of the negative pairs
+    return (pull + push).sum()  # defect: a sum over pairs
+
+
+def embeddings(*distances):
+    """Pairs at given distances along the first of two axes."""
+    a = torch.zeros(len(distances), 2)
+    b = torch.tensor([[float(d), 0.0] for d in distances])
+    return a.requires_grad_(), b
+
+
+def check_labels(loss):
+    """Each pair's own two labels decide whether it is pulled."""
+    a, b = embeddings(0.3, 0.3)
+    labels = torch.tensor([0, 1, 0, 1])  # two pairs, both of one class
+    (gradient,) = torch.autograd.grad(loss(a, b, labels), a)
+    assert (gradient[:, 0] < 0).all(), "a pair of one class is not pulled together"
+
+
+def check_push(loss):
+    """Pairs of two classes nearer than the margin are pushed apart."""
+    a, b = embeddings(0.3)
+    (gradient,) = torch.autograd.grad(loss(a, b, torch.tensor([0, 1])), a)
+    assert gradient[0, 0] > 0, "a pair of two classes gets no push"
+
+
+def check_stop(loss):
+    """Beyond the margin nothing happens."""
+    a, b = embeddings(0.9)
+    (gradient,) = torch.autograd.grad(loss(a, b, torch.tensor([0, 1])), a)
+    assert gradient.abs().max() == 0, "a pair beyond the margin is moved"
+
+
+def check_mean(loss):
+    """A batch twice over has the same loss."""
+    a, b = embeddings(0.3, 0.4)
+    once = loss(a, b, torch.tensor([0, 0, 0, 0]))
+    twice = loss(torch.cat([a, a]), torch.cat([b, b]), torch.zeros(8, dtype=torch.int64))
+    assert torch.isclose(once, twice), f"{once.item():.2f} becomes {twice.item():.2f}"
+
+
+def outcome(check, loss):
+    try:
+        check(loss)
+    except AssertionError as error:
+        return f"fails: {error}"
+    return "passes"
+
+
+checks = (check_labels, check_push, check_stop, check_mean)
+verdicts = {loss.__name__: [outcome(check, loss) for check in checks] for loss in (right_loss, wrong_loss)}
+assert verdicts["right_loss"] == ["passes"] * len(checks)
+assert [v.split(":")[0] for v in verdicts["wrong_loss"]] == ["fails", "fails", "passes", "fails"]
+show_table(
+    pd.DataFrame(
+        {
+            "check": [check.__doc__.rstrip(".") for check in checks],
+            "the library's loss": verdicts["right_loss"],
+            "the wrong loss": verdicts["wrong_loss"],
+        }
+    )
+)
+
+# %% [markdown]
+# The third check is green for the wrong loss as well: a term that is dead everywhere is dead beyond the margin, too. A test has to ask for the push itself. What the defects do to
+# points that are free to move, three classes in the plane, contrast alone:
+
+
+# %% tags=["figure"]
+def descend(loss, steps=300):
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(3).repeat_interleave(20)
+    points = 0.12 * torch.randn(60, 2, generator=g)
+    start = points.clone()
+    for _ in range(steps):
+        a, b = disjoint_pairs(labels, generator=g)
+        points.requires_grad_()
+        value = loss(points[a], points[b], torch.cat([labels[a], labels[b]]))
+        (gradient,) = torch.autograd.grad(value, points)
+        scale = len(a) if loss is right_loss else 1  # as if it were the mean's N: the same rate for both
+        points = (points - 0.1 * scale * gradient).detach()
+    return start, points, labels
+
+
+figure, axes = plt.subplots(1, 3, figsize=(9, 3.1), sharex=True, sharey=True)
+start, right_points, point_labels = descend(right_loss)
+panels = {"start": start, "the library's loss": right_points, "the wrong loss": descend(wrong_loss)[1]}
+for ax, (title, points) in zip(axes, panels.items(), strict=True):
+    for k, marker in enumerate("o^s"):
+        mine = points[point_labels == k]
+        ax.plot(*mine.T, marker, ms=5, color=COLORS[k], label=f"class {k + 1}", alpha=0.75)
+    ax.set(title=title, aspect="equal")
+axes[0].legend(fontsize=8)
+show(
+    figure,
+    name="fig-cin-port",
+    caption="Points of three classes under the contrastive loss alone (β = 0.5), by gradient descent on pairs that are drawn anew in every "
+    "step. The wrong loss knows only one direction: together.",
+    alt="Three scatter plots of three classes of points. At the start they overlap; with the library's loss they form separate clusters; with the wrong "
+    "loss they do not separate.",
+)
+
+# %% [markdown]
+# More differences:
+#
+# - **Batches of one.** The port drops all dimensions of length one after pooling. With one image that takes the batch's dimension too:
+
+# %% tags=["output"]
+pooled = torch.zeros(1, 64, 1, 1)
+print("squeeze():", tuple(pooled.squeeze().shape), "  flatten(1):", tuple(pooled.flatten(1).shape))
+with torch.no_grad():
+    print("logits of one image in the library:", tuple(plain(torch.zeros(1, 3, 64, 64, device=where)).logits.shape))
+
+# %% [markdown]
+# - **Flattened maps.** In the port $h$ and $\psi$ see whole maps, which fixes the size of the images. Here both see averages by default, and `map_size` flattens:
+
+# %% tags=["output"]
+for name, map_size in {"averaged": None, "flattened, 7 × 7": (7, 7), "flattened, 14 × 14": (14, 14)}.items():
+    places = 1 if map_size is None else map_size[0] * map_size[1]
+    with torch.device("meta"):
+        psi = ContrastiveChannelInteraction(2048, map_size=map_size).psi
+        project = torch.nn.Linear(2048 * places, 512)
+    count = {k: sum(p.numel() for p in layer.parameters()) for k, layer in {"ψ": psi, "h": project}.items()}
+    print(f"{name:<19} ψ {count['ψ']:>9,} parameters, h {count['h']:>12,}")
+
+# %% [markdown]
+# - **Y or φ(Y).** The port gives $\psi$ the map $\varphi(Y)$; the formula as quoted says $Y$, and so does the library.
+# - **A fresh φ.** Initialised like any convolution, it changes what a trained network has learned to read. We put a fresh block in front of the head of the
+#   plain network of this page:
+
+# %% tags=["output"]
+torch.manual_seed(0)
+with torch.no_grad():
+    features = plain.backbone(((pixels - mean) / std).to(where))[plain.backbone.last].cpu()
+    head = plain.head.cpu()
+
+    def scored(maps):
+        return 100 * (head(maps.mean((2, 3))).argmax(1) == labels).float().mean().item()
+
+    print(f"no block:                    {scored(features):.1f} %")
+    for zero_init in (False, True):
+        block = SelfChannelInteraction(features.shape[1], zero_init=zero_init)
+        out = block(features)
+        change = ((out - features).norm() / features.norm()).item()
+        print(f"fresh block, zero_init={zero_init!s:<6} {scored(out):.1f} %, ‖Z − X‖ / ‖X‖ = {change:.2f}")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. **A dead channel.** Channel $j$ is zero everywhere. What is column $j$ of $W$, relative to the rest of a row, for SCI and Pos-SCI, with $s = 1$? What if $X$ could be negative?
+#
+# ```{dropdown} Solution
+# Its products are zero, so its weight is $1 / \sum_k \exp(\mp (XX^\top)_{ik})$. After a ReLU all products are at least zero: in SCI that is the largest weight
+# of the row, in Pos-SCI the smallest. With negative values, products below zero are more complementary than silence, and the trouble goes away.
+# ```
+#
+# 2. **Cosines.** Replace $XX^\top$ by the cosines of the channels' maps. Which of the two regimes of {numref}`fig-cin-scale` are you in, and what would a
+#    temperature do?
+#
+# ```{dropdown} Solution
+# Cosines of non-negative maps lie in [0, 1], so without a temperature $cW$ lies between $1/e$ and $e$: a nearly plain mean, as with $s = 1/l$ on small features. A temperature
+# $\tau < 1$, $\exp(-\cos / \tau)$, sharpens the choice without preferring weak channels.
+# ```
+#
+# 3. **η = 1 and the same image twice.** What is $Z'_A$ if $A = B$ and $\eta = 1$? What are the distance and the gradient of the loss?
+#
+# ```{dropdown} Solution
+# $W_{AB} = 0$, so $Z'_A = X_A$ plus φ's bias, as for $B$. The distance is zero, the pair is of one class, and both loss and gradient vanish (the library takes the gradient
+# of the distance at zero as zero; a literal √ has 0/0 there).
+# ```
+#
+# 4. **What the margin means.** $h$ is linear and unconstrained. Show that for any network with $L_{cont} > 0$ from negative pairs alone, scaling $h$ lowers the loss. Why
+#    can that not go on with positive pairs in the batch?
+#
+# ```{dropdown} Solution
+# Distances scale with $h$: multiply until every negative pair is beyond β. Distances of positive pairs grow alike and cost $d^2$. So the loss fixes the *ratio* of the two
+# kinds of distances, in units of β; L2-normalised embeddings would fix the scale instead, and β would mean the same for every network.
+# ```
+#
+# 5. **Symmetry.** Swapping $A$ and $B$ swaps $Z'_A$ and $Z'_B$. Which property of ψ guarantees it, and what would two different layers for η and γ cost?
+#
+# ```{dropdown} Solution
+# One ψ, applied to $[Y_A, Y_B]$ and to $[Y_B, Y_A]$. With two layers the loss would depend on which image is called A, and each would see half of the orders in training.
+# ```
+#
+# ## References
+#
+# ```{footbibliography}
+# ```

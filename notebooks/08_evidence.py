@@ -1,0 +1,298 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+#   records: all
+# ---
+
+# %% [markdown]
+# # The evidence
+#
+# What six papers claim, and what we measured. This page is drawn from files: the claims in `data/claims.yaml`, the
+# experiments in `data/runs.yaml`, one record for each run in `data/results/`, and the benchmarks in `data/benchmarks/`.
+# No number on it was typed. Change a record, and the verdicts below change with it.
+
+# %% tags=["parameters"]
+profile = "quick"
+seeds = [0]
+epochs = 8
+train_limit = None
+data = ""
+device = "auto"
+
+# %%
+from collections import Counter
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from fgvc_lib.measures.predictions import bootstrap
+from fgvc_lib.results import claims, recorded, wanted
+from fgvc_lib.results.plots import COLORS, show, show_table, style
+from fgvc_lib.results.tables import paired, plus_minus, provenance_line
+
+style()
+
+# %% [markdown]
+# ## How a verdict is reached
+#
+# Each claim of the form "A is better than B" is tested on runs of A and B that share their seeds: the same data, the same batches, the same
+# first weights wherever the two have the same layers. For $n$ seeds with differences $d_1 \dots d_n$ we take Student's interval
+#
+# $$
+# \bar d \pm t_{n-1,\,0.975}\, \frac{s_d}{\sqrt n} .
+# $$ (eq-evidence-interval)
+#
+# With an equivalence band $[-\epsilon, \epsilon]$ of differences that nobody would care about, stated for each claim in the YAML file
+# before the runs were made:
+#
+# | the interval lies | verdict |
+# | --- | --- |
+# | wholly on the claimed side, and not wholly inside the band | **reproduced** |
+# | wholly on the other side, or wholly inside the band | **not reproduced** |
+# | anywhere else | **inconclusive** |
+#
+# Three seeds make wide intervals ($t_{2,\,0.975} \approx 4.3$), so *inconclusive* is a frequent and honest answer: more seeds
+# would settle it. A claim of equality ("α matters little") swaps the roles: it is reproduced where the interval lies inside the band.
+#
+# The rule in code, on intervals made up to show its four cases:
+
+# %% tags=["table"]
+cases = [(0.5, 2.0), (-2.0, -0.5), (-0.5, 2.0), (-0.05, 0.08)]
+show_table(
+    pd.DataFrame(
+        {"interval": f"[{low}, {high}]", "band": "±0.1", "verdict": claims.decide(low, high, side="greater", band=0.1)}
+        for low, high in cases
+    )
+)
+
+# %% [markdown]
+# ```{admonition} What these numbers are not
+# :class: warning
+# They are not the published benchmarks. Networks are trained **from scratch**, on small images and for a small budget, on synthetic birds or on the
+# official *training* half of Stanford Cars cut to the cars' boxes. Numbers compare rows with each other under one budget. A claim
+# that does not reproduce here may hold with ImageNet weights at 448 pixels, and the `paper` profile is there to find out.
+# ```
+#
+# ## The ledger
+
+# %% tags=["table"]
+ledger = [(claim, claims.judge(claim)) for claim in claims.claims()]
+rows = []
+for claim, verdict in ledger:
+    scale = 100 if verdict.unit in ("%", "points") else 1
+    effect = ""
+    if np.isfinite(verdict.effect):
+        effect = f"{scale * verdict.effect:+.3g}" if verdict.records else f"{verdict.effect:.3g}"
+        if np.isfinite(verdict.low):
+            effect += f" [{scale * verdict.low:+.3g}, {scale * verdict.high:+.3g}]"
+        effect += f" {verdict.unit}"
+    rows.append(
+        {
+            "method": claim.method,
+            "claim": claim.claim,
+            "where": claim.source,
+            "measured effect": effect,
+            "pairs": verdict.seeds or "",
+            "verdict": verdict.verdict,
+            "how": verdict.why,
+            "measured in": f"{claim.chapter}, {claim.anchor}",
+        }
+    )
+LINK = {claim.id: f"{claim.chapter}.html#{claim.anchor}" for claim, _ in ledger}
+table = pd.DataFrame(rows)
+used = {record.id: record for _, verdict in ledger for record in verdict.records}
+show_table(
+    table,
+    foot=provenance_line(list(used.values())),
+    links={"measured in": [LINK[claim.id] for claim, _ in ledger]},
+)
+
+# %% tags=["figure"]
+order = list(claims.VERDICTS)
+methods = list(dict.fromkeys(claim.method for claim, _ in ledger))
+figure, ax = plt.subplots(figsize=(8, 3.2))
+left = np.zeros(len(methods))
+hatches = ("", "//", "..", "xx", "--")
+for verdict, color, hatch in zip(
+    order, COLORS[2:3] + COLORS[1:2] + COLORS[4:5] + COLORS[6:7] + ("#D9D9D9",), hatches, strict=True
+):
+    counts = np.array([sum(c.method == m and v.verdict == verdict for c, v in ledger) for m in methods])
+    ax.barh(methods, counts, left=left, color=color, label=verdict, hatch=hatch, edgecolor="white")
+    left += counts
+ax.invert_yaxis()
+ax.set(xlabel="claims", title="Verdicts by method")
+ax.legend(bbox_to_anchor=(1.02, 1), loc="upper left")
+show(
+    figure,
+    name="fig-evidence-verdicts",
+    caption="How the claims of each paper fared under the rule.",
+    alt="Stacked bars, one for each method: number of claims reproduced, not reproduced, inconclusive, untestable here, and not "
+    "measured yet.",
+)
+
+# %% tags=["output"]
+counts = Counter(verdict.verdict for _, verdict in ledger)
+print(", ".join(f"{counts[v]} {v}" for v in claims.VERDICTS if counts[v]), f"of {len(ledger)} claims")
+
+# %% [markdown]
+# ## One budget, all methods
+#
+# All methods with one backbone, one augmentation and one number of epochs. The last epoch is reported, and the test split is used once.
+# Methods that bring a head of their own meet a baseline that has that head too. The learning rates stand in `data/runs.yaml`; its
+# group `compare/rates` asks the validation split about three rates for each method.
+
+# %%
+device = None if device == "auto" else device
+names = ("compare/birds", "compare/cars")
+compared = {name: wanted.measure(name, profile=profile, device=device) for name in names}
+tables = {name: wanted.table(name, records) for name, records in compared.items() if records}
+
+
+# %% tags=["table"]
+def right(records):
+    """bool (seeds, N): which test images each seed gets right."""
+    return np.stack([np.unpackbits(r.load_arrays()["correct/test"])[: r.dataset["test"]].astype(bool) for r in records])
+
+
+def comparison(name: str) -> pd.DataFrame:
+    records, runs = compared[name], tables[name]
+    first = runs["row"].iloc[0]
+    lines = []
+    for (row,), group in runs.groupby(["row"], sort=False):
+        line = {"method": row, "accuracy, %": plus_minus(group["test_accuracy"].mean(), group["test_accuracy"].std())}
+        if row != first:
+            gain = paired(group, runs[runs["row"] == first], "test_accuracy")
+            line["over the first row, points"] = f"{100 * gain['mean']:+.1f}"
+            if np.isfinite(gain["low"]):
+                line["95 % over seeds"] = f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+            mine, base = (
+                [r for r in records if r.id in set(ids)] for ids in (group["id"], runs[runs["row"] == first]["id"])
+            )
+            if len(mine) == len(base) and all("correct/test" in r.arrays for r in mine + base):
+                low, high = bootstrap(right(mine), right(base))
+                line["95 % over images"] = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+        line["seeds"] = len(group)
+        lines.append(line)
+    return pd.DataFrame(lines).fillna("")
+
+
+for name in tables:
+    show_table(comparison(name), foot=provenance_line(compared[name]))
+
+# %% [markdown]
+# The first interval asks *what if we trained again*, the second *what if the test set held other images*. A difference that
+# survives both is worth a sentence.
+#
+# ### What it costs
+
+# %% tags=["table"]
+costs = []
+for runs in tables.values():
+    base = runs[runs["row"] == runs["row"].iloc[0]]
+    for (row,), group in runs.groupby(["row"], sort=False):
+        costs.append(
+            {
+                "data": group["dataset"].iloc[0],
+                "method": row,
+                "parameters for prediction": f"{group['cost/parameters_used'].mean() / 1e6:.2f} M",
+                "multiply-adds, prediction": f"{group['cost/multiply_adds'].mean() / base['cost/multiply_adds'].mean():.2f} ×",
+                "multiply-adds, training": f"{group['cost/train_multiply_adds'].mean() / base['cost/train_multiply_adds'].mean():.2f} ×",
+                "prediction, images/s": f"{group['cost/images_per_second'].median():,.0f}",
+                "training, images/s": f"{group['timing/images_per_second'].median():,.0f}",
+                "peak memory": f"{group['memory/peak_bytes'].max() / 2**20:,.0f} MiB",
+            }
+        )
+show_table(
+    pd.DataFrame(costs),
+    foot="Multiply-adds are of one image, over those of the first row. Rates and memory are those of the machine that is named under the tables above, the other work on it included.",
+)
+
+# %% tags=["figure"]
+figure, axes = plt.subplots(1, len(tables), figsize=(4.75 * len(tables), 3.8), squeeze=False)
+for ax, runs in zip(axes.flat, tables.values(), strict=True):
+    for (row,), color in zip(runs.groupby(["row"], sort=False).groups, COLORS, strict=False):
+        group = runs[runs["row"] == row]
+        x, y = group["cost/multiply_adds"].mean() / 1e6, 100 * group["test_accuracy"]
+        ax.errorbar(x, y.mean(), yerr=y.std(), fmt="o", color=color, capsize=3)
+        ax.annotate(row, (x, y.mean()), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    ax.set_xscale("log")
+    ax.set(xlabel="multiply-adds of a prediction, millions", ylabel="test accuracy, %", title=runs["dataset"].iloc[0])
+show(
+    figure,
+    name="fig-evidence-cost",
+    caption="Accuracy against the cost of a prediction; bars are one standard deviation over seeds.",
+    alt="Scatter plots, one for each data set: test accuracy over multiply-adds of a prediction, a labelled point for each "
+    "method.",
+)
+
+# %% [markdown]
+# ## An upper bound
+#
+# On the synthetic birds the deciding part is known. The same plain network, given nothing but that part, enlarged, bounds what
+# finding it could gain:
+
+# %% tags=["table"]
+bound = wanted.measure("birds/oracle", profile=profile, device=device)
+runs = wanted.table("birds/oracle", bound)
+show_table(
+    pd.DataFrame(
+        {"input": row, "accuracy, %": plus_minus(g["test_accuracy"].mean(), g["test_accuracy"].std()), "seeds": len(g)}
+        for (row,), g in runs.groupby(["row"], sort=False)
+    ),
+    foot=provenance_line(bound),
+)
+
+# %% [markdown]
+# ## What has been measured, and what has not
+
+# %% tags=["table"]
+have = Counter((r.profile, r.chapter) for r in recorded())
+lines = []
+for name, group in wanted.groups().items():
+    for kind in ("cpu", "gpu", "paper"):
+        if kind in group.profiles:
+            want = sum(map(len, group.configs(kind).values()))
+            lines.append(
+                {
+                    "experiment": name,
+                    "asks": group.asks,
+                    "priority": group.priority,
+                    "profile": kind,
+                    "runs": want,
+                    "missing": sum(g.name == name for g, _, _ in wanted.missing(kind, only=name)),
+                }
+            )
+show_table(pd.DataFrame(lines).sort_values(["priority", "experiment"], kind="stable"))
+
+# %% [markdown]
+# Whoever has a GPU takes the next missing ones:
+#
+# ```bash
+# fgvc runs --profile gpu --list      # what is missing, the most wanted first
+# fgvc runs --profile gpu --jobs 4    # measure it, four runs side by side; records land in data/results/gpu/
+# ```
+#
+# ## Exercises
+#
+# 1. **Seeds.** With a standard deviation of paired differences of one point, how many seeds does it take before an average
+#    difference of one point gives an interval that excludes zero?
+#
+# ```{dropdown} Solution
+# We need $t_{n-1,0.975}/\sqrt n < 1$. For $n = 6$ it is $2.57/2.45 = 1.05$, for $n = 7$ it is $2.45/2.65 = 0.92$: seven seeds.
+# ```
+#
+# 2. **Choosing on the test set.** Take any record's history. How much higher is the best validation accuracy over all epochs
+#    than the last? What would a paper report that chose its epoch on the test split?
+#
+# ```{dropdown} Solution
+# `max(h["val_accuracy"] for h in record.history) - record.history[-1]["val_accuracy"]`. The best of many noisy readings is biased upwards by
+# the noise; the primer measures by how much.
+# ```

@@ -1,0 +1,158 @@
+"""What must hold before an executed chapter, and then a built page, is shown to anybody.
+
+Sphinx is content with an empty page and with a page that shows a traceback, so executed notebooks are examined
+here; every complaint names the notebook and the cell. ``problems`` reads a notebook, ``outside_requests`` built HTML.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+from nbformat import NotebookNode
+
+from fgvc_lib.sources import PROSE, code_digest
+from pipeline.execute import defaults
+from pipeline.project import PipelineError
+from pipeline.sync import place
+
+SHORTEST = 0.1  # seconds; a kernel alone takes longer to start
+IMAGES = ("image/png", "image/svg+xml", "image/jpeg")
+# A figure's caption, name and text alternative stand in the metadata of its output, put there by whoever displays it
+FIGURE = ("name", "caption", "alt")
+
+
+def is_image(output: NotebookNode) -> bool:
+    """Whether an output is a picture."""
+    return any(kind in output.get("data", {}) for kind in IMAGES)
+
+
+def figure_text(cell: NotebookNode, output: NotebookNode) -> dict[str, str]:
+    """Name, caption and text alternative of a figure: as it was displayed, literals as the code states them now."""
+    text = {key: str(output.metadata.get(key, "")).strip() for key in FIGURE}
+    for node in ast.walk(ast.parse(cell.source)):
+        for keyword in node.keywords if isinstance(node, ast.Call) else []:
+            if keyword.arg in PROSE and isinstance(keyword.value, ast.Constant):
+                text[keyword.arg] = str(keyword.value.value).strip()
+    return text
+
+
+def shown(cell: NotebookNode) -> list[NotebookNode]:
+    """The outputs that a reader gets to see."""
+    return [output for output in cell.get("outputs", []) if output.output_type != "stream" or output.text.strip()]
+
+
+def problems(chapter: str, clean: NotebookNode, executed: NotebookNode) -> list[str]:
+    """Everything that keeps ``executed``, the result of running ``clean``, out of the book; empty when it is fine."""
+    return [f"notebooks/{chapter}{complaint}" for complaint in _problems(chapter, clean, executed)]
+
+
+def _problems(chapter: str, clean: NotebookNode, executed: NotebookNode) -> Iterator[str]:
+    run = executed.metadata.get("papermill", {})
+    if not isinstance(run.get("duration"), int | float) or run["duration"] < SHORTEST:
+        yield f": the run took {run.get('duration')} s, so it did not happen"
+    try:
+        known = defaults(clean, chapter)
+    except PipelineError as error:
+        yield f": {str(error).split(': ', 1)[1]}"
+        known = {}
+    for name in sorted(set(run.get("parameters", {})) - set(known)):
+        yield f": was run with a parameter {name!r} that it does not have"
+
+    results = {cell.id: cell for cell in executed.cells if cell.cell_type == "code"}
+    sources = [cell for cell in clean.cells if cell.cell_type == "code"]
+    written = [cell for cell in sources if "remove-cell" not in cell.metadata.get("tags", [])]
+    if not any(shown(results[cell.id]) for cell in written if cell.id in results):
+        yield ": has no output at all"
+    names: dict[str, str] = {}
+    for cell in sources:
+        where = f", {place(clean, cell)}"
+        result = results.get(cell.id)
+        if result is None or code_digest(result.source) != code_digest(cell.source):
+            yield f"{where}: is not the cell that was run; run the chapter again"
+            continue
+        if cell.source.strip() and result.get("execution_count") is None:
+            yield f"{where}: was not run"
+        yield from (f"{where}{complaint}" for complaint in _outputs(cell, result))
+        for output in filter(is_image, result.outputs):
+            name = output.metadata.get("name")
+            if name in names:
+                yield f"{where}: figure name {name!r} is taken by {names[name]}"
+            elif name:
+                names[name] = place(clean, cell)
+
+
+def _outputs(cell: NotebookNode, result: NotebookNode) -> Iterator[str]:
+    tags = cell.metadata.get("tags", [])
+    pictures = [output for output in result.outputs if is_image(output)]
+    for output in result.outputs:
+        if output.output_type == "error":
+            yield f": ended in {output.ename}: {output.evalue.splitlines()[0] if output.evalue else ''}"
+        if output.output_type == "stream" and output.name == "stderr" and output.text.strip():
+            yield f": wrote to stderr, a warning or a progress bar that readers would see: {_first_line(output.text)}"
+    if "figure" in tags and len(pictures) != 1:
+        yield f": is tagged 'figure' and shows {len(pictures)} images, it must show one"
+    if "table" in tags and not any("text/html" in output.get("data", {}) for output in result.outputs):
+        yield ": is tagged 'table' and shows no table"
+    if "output" in tags and not shown(result):
+        yield ": is tagged 'output' and shows nothing"
+    for output in pictures:
+        if "figure" not in tags:
+            yield ": shows an image and is not tagged 'figure'"
+        text = figure_text(cell, output)
+        missing = [key for key in FIGURE if not text[key]]
+        if missing:
+            yield f": its figure has no {' and no '.join(missing)}"
+        elif not re.fullmatch(r"fig-[a-z0-9-]+", text["name"]):
+            yield f": a figure's name is like 'fig-center-features', got {text['name']!r}"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:160]
+
+
+class _Requests(HTMLParser):
+    """Collects what a browser fetches by itself from other hosts when it opens a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        addresses = [
+            given.get("src", ""),
+            *(part.split()[0] for part in given.get("srcset", "").split(",") if part.strip()),
+        ]
+        fetched = {
+            "stylesheet",
+            "icon",
+            "preload",
+            "prefetch",
+            "preconnect",
+            "dns-prefetch",
+            "modulepreload",
+            "manifest",
+        }
+        if tag == "link" and fetched & set(given.get("rel", "").split()):
+            addresses.append(given.get("href", ""))
+        if tag in {"object", "embed"}:
+            addresses.append(given.get("data", ""))
+        self.found += [address for address in addresses if re.match(r"(https?:)?//", address)]
+
+
+def outside_requests(html: Path) -> list[str]:
+    """What the pages and style sheets under ``html`` would fetch from other hosts, as ``page: address``."""
+    found = []
+    for page in sorted(html.rglob("*.html")):
+        parser = _Requests()
+        parser.feed(page.read_text(encoding="utf8"))
+        found += [f"{page.relative_to(html)}: {address}" for address in parser.found]
+    for style in sorted(html.rglob("*.css")):
+        text = style.read_text(encoding="utf8", errors="replace")
+        addresses = re.findall(r"(?:url\(|@import\s+)[\"']?((?:https?:)?//[^\"')\s]+)", text)
+        found += [f"{style.relative_to(html)}: {address}" for address in addresses]
+    return found

@@ -1,0 +1,55 @@
+"""What the status page shows: how, when, where and from which code each chapter of this build was run.
+
+``machine`` is noted in an executed notebook when it is run; ``page`` reads it back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nbformat
+
+from pipeline.project import chapters, executed_path
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Versions and device of a run, in the words of the records.
+
+    Args:
+        device: the chapter's parameter; anything that names none, as ``auto`` does, is the best there is.
+    """
+    from fgvc_lib.results import best_device, provenance  # slow to import
+
+    found = provenance.device_info(device if device in ("cpu", "cuda") else best_device())
+    return {"device": found, "versions": provenance.versions()}
+
+
+def page(profile: str) -> str:
+    """Two tables in markdown: the chapters of this build, and the versions that they were run with."""
+    rows, versions = [], dict[str, set[str]]()
+    for chapter in chapters():
+        path = executed_path(profile, chapter)
+        if not path.exists():
+            continue
+        metadata = nbformat.read(path, as_version=4).metadata
+        run, ours = metadata["papermill"], metadata.get("fgvc", {})
+        device, commit = ours.get("device", {}), ours.get("commit", "")
+        name = device.get("name", "not noted")
+        if device.get("type") == "cpu":
+            name += f", {device['count']} thread{'s' * (device['count'] != 1)}"
+        at = f"`{commit[:10]}`{' with changes' * (ours.get('dirty') == '1')}" if commit else "not noted"
+        rows.append(
+            f"| {{doc}}`/notebooks/{chapter}` | {ours.get('profile', profile)} | {str(run['start_time'])[:16]} "
+            f"| {run['duration']:.0f} | {name} | {at} |"
+        )
+        for package, version in ours.get("versions", {}).items():
+            versions.setdefault(package, set()).add(str(version))
+    lines = [
+        "| Chapter | Profile | Started | Seconds | Device | Commit |",
+        "| --- | --- | --- | ---: | --- | --- |",
+        *rows,
+    ]
+    if versions:
+        lines += ["", "| Package | Version |", "| --- | --- |"]
+        lines += [f"| {package} | {', '.join(sorted(found))} |" for package, found in versions.items()]
+    return "\n".join(lines) + "\n"

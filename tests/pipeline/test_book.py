@@ -1,0 +1,139 @@
+"""The whole way on a miniature book with one chapter, in a folder of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.check import outside_requests
+
+ROOT = Path(__file__).resolve().parents[2]
+CHAPTER = """\
+# %% [markdown]
+# # A small chapter
+#
+# It cites {cite:p}`someone2020` and shows {numref}`fig-small`, by {eq}`eq-small`:
+#
+# $$
+# a = b
+# $$ (eq-small)
+
+# %% tags=["parameters"]
+profile = "quick"
+seeds = [0]
+
+# %% tags=["figure"]
+import os
+
+from IPython.display import display
+
+from fgvc_lib import __version__
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def show(*, name, caption, alt):
+    metadata = {"name": name, "caption": caption, "alt": alt}
+    display({"image/png": PIXEL}, raw=True, metadata=metadata)
+
+
+show(name="fig-small", caption="A single pixel.", alt="One grey pixel.")
+
+# %% tags=["output"]
+print(profile, seeds, os.environ["FGVC_BUILD"].rsplit("/", 1)[-1])
+"""
+INDEX = "# A small book\n\nText.\n\n```{bibliography}\n```\n"
+ENTRY = "@misc{someone2020, author = {Some One}, title = {A title}, year = {2020}}\n"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the pipeline around other content."""
+    root = tmp_path_factory.mktemp("project")
+    for name in ("Snakefile", "_config.yml", "pyproject.toml"):
+        shutil.copy(ROOT / name, root / name)
+    for name in ("pipeline", "fgvc_lib", "book/_static"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "notebooks").mkdir()
+    (root / "notebooks" / "01_small.py").write_text(CHAPTER)
+    (root / "profiles").mkdir()
+    (root / "profiles" / "smoke.yaml").write_text("profile: smoke\nseeds: [3]\n")
+    (root / "book" / "index.md").write_text(INDEX)
+    (root / "book" / "references.bib").write_text(ENTRY)
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters:\n- file: notebooks/01_small\n")
+    return root
+
+
+def build(root):
+    command = [sys.executable, "-m", "pipeline.build", "--profile", "smoke", "--cores", "1"]
+    environment = {**os.environ, "FGVC_COMMIT": "0123456789ab", "FGVC_DIRTY": "0"}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def built(project):
+    result = build(project)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def test_the_last_line_says_where_the_book_is(built, project):
+    lines = built.stdout.splitlines()
+    assert lines[-1] == "The book: build/smoke/html/index.html"
+    assert (project / "build" / "smoke" / "html" / "index.html").is_file()
+    assert lines[-2].split()[0] == "01_small"
+
+
+def test_the_page_shows_text_figure_and_results_of_the_profile(built, project):
+    html = (project / "build" / "smoke" / "html" / "notebooks" / "01_small.html").read_text()
+    assert 'alt="One grey pixel."' in html
+    assert "A single pixel." in html
+    assert '<span class="caption-number">Fig. 1 </span>' in html
+    assert "smoke [3] smoke" in html  # run with the profile's values
+    assert "commit" in html
+    assert "pip&quot;, &quot;install" not in html
+
+
+def test_the_launch_button_opens_the_clean_notebook(built, project):
+    html = (project / "build" / "smoke" / "html" / "notebooks" / "01_small.html").read_text()
+    assert "/blob/main/notebooks/01_small.ipynb" in html
+    assert (project / "notebooks" / "01_small.ipynb").is_file()
+
+
+def test_reading_needs_no_other_host(built, project):
+    html = project / "build" / "smoke" / "html"
+    assert outside_requests(html) == []
+    assert (html / "_static" / "mathjax.js").stat().st_size > 1_000_000
+    assert "mathjax.js" in (html / "notebooks" / "01_small.html").read_text()
+
+
+def test_a_second_build_runs_nothing_and_a_prose_edit_renders_only(built, project):
+    executed = project / "build" / "smoke" / "executed" / "01_small.ipynb"
+    page = project / "build" / "smoke" / "html" / "notebooks" / "01_small.html"
+    before = executed.stat().st_mtime_ns, page.stat().st_mtime_ns
+    again = build(project)
+    assert again.returncode == 0, again.stderr
+    assert "no chapter to run" in again.stdout
+    assert (executed.stat().st_mtime_ns, page.stat().st_mtime_ns) == before
+
+    edited = CHAPTER.replace("It cites", "Now it cites").replace("A single pixel.", "Just one pixel.")
+    (project / "notebooks" / "01_small.py").write_text(edited)
+    third = build(project)
+    assert third.returncode == 0, third.stderr
+    assert executed.stat().st_mtime_ns == before[0]
+    assert "Now it cites" in page.read_text()
+    assert "Just one pixel." in page.read_text()
+
+
+def test_an_unknown_parameter_stops_the_build_before_anything_runs(built, project):
+    profile = project / "profiles" / "smoke.yaml"
+    text = profile.read_text()
+    profile.write_text(text + "epoch: 3\n")
+    result = build(project)
+    profile.write_text(text)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: notebooks/01_small has no parameter 'epoch', which profile smoke sets")
+    assert "started" not in result.stdout

@@ -1,0 +1,158 @@
+"""Each thing that must not reach a reader is found, and named with its notebook and cell."""
+
+import copy
+
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from pipeline.check import figure_text, outside_requests, problems
+
+SHOW = "show(name='fig-a')"
+PICTURE = {"name": "fig-a", "caption": "A caption.", "alt": "A picture."}
+
+
+def picture(**metadata):
+    return new_output("display_data", {"image/png": "aaaa"}, metadata={**PICTURE, **metadata})
+
+
+def table():
+    return new_output("execute_result", {"text/html": "<table></table>"}, execution_count=1)
+
+
+def stream(text, name="stdout"):
+    return new_output("stream", name=name, text=text)
+
+
+@pytest.fixture
+def clean():
+    return new_notebook(
+        cells=[
+            new_markdown_cell("# Title", id="title"),
+            new_code_cell("epochs = 8", id="parameters", metadata={"tags": ["parameters"]}),
+            new_code_cell(SHOW, id="figure", metadata={"tags": ["figure"]}),
+            new_code_cell("frame", id="table", metadata={"tags": ["table"]}),
+            new_code_cell("", id="empty"),
+        ]
+    )
+
+
+@pytest.fixture
+def executed(clean):
+    made = copy.deepcopy(clean)
+    made.metadata["papermill"] = {"duration": 3.2, "parameters": {"epochs": 8}}
+    for number, cell in enumerate(made.cells[1:4], 1):
+        cell.execution_count = number
+    made.cells[2].outputs = [picture()]
+    made.cells[3].outputs = [table()]
+    return made
+
+
+def found(clean, executed):
+    return problems("02_b", clean, executed)
+
+
+def test_a_good_notebook_has_no_problems(clean, executed):
+    assert found(clean, executed) == []
+
+
+@pytest.mark.parametrize(
+    ("outputs", "complaint"),
+    [
+        ([], "is tagged 'figure' and shows 0 images, it must show one"),
+        ([stream("text")], "is tagged 'figure' and shows 0 images, it must show one"),
+        ([picture(), picture(name="fig-b")], "is tagged 'figure' and shows 2 images, it must show one"),
+        ([picture(alt="")], "its figure has no alt"),
+        ([picture(alt=" ", caption="")], "its figure has no caption and no alt"),
+        ([picture(name="A")], "a figure's name is like 'fig-center-features', got 'A'"),
+        ([picture(), stream("UserWarning: no\n", "stderr")], "that readers would see: UserWarning: no"),
+        ([picture(), new_output("error", ename="ValueError", evalue="bad\nmore")], "ended in ValueError: bad"),
+    ],
+)
+def test_what_is_wrong_with_the_outputs_of_a_figure(clean, executed, outputs, complaint):
+    executed.cells[2].outputs = outputs
+    (problem,) = found(clean, executed)
+    assert problem.startswith(f'notebooks/02_b, cell 3 ("{SHOW}"): ')
+    assert problem.endswith(complaint)
+
+
+def test_a_table_must_be_there(clean, executed):
+    executed.cells[3].outputs = [stream("text")]
+    assert found(clean, executed) == ["notebooks/02_b, cell 4 ('frame'): is tagged 'table' and shows no table"]
+
+
+def test_an_output_that_was_promised_must_be_there(clean, executed):
+    clean.cells[3].metadata["tags"] = ["output"]
+    assert found(clean, executed) == []
+    executed.cells[3].outputs = [stream("\n")]
+    assert found(clean, executed) == ["notebooks/02_b, cell 4 ('frame'): is tagged 'output' and shows nothing"]
+
+
+def test_an_image_outside_a_figure_cell(clean, executed):
+    executed.cells[3].outputs.append(picture(name="fig-b"))
+    assert found(clean, executed) == ["notebooks/02_b, cell 4 ('frame'): shows an image and is not tagged 'figure'"]
+
+
+def test_two_figures_of_one_name(clean, executed):
+    clean.cells[3].metadata["tags"] = ["figure"]
+    executed.cells[3].outputs = [picture()]
+    (problem,) = found(clean, executed)
+    assert "cell 4" in problem
+    assert "figure name 'fig-a' is taken by cell 3" in problem
+
+
+def test_a_page_without_output(clean, executed):
+    for notebook in (clean, executed):
+        for cell in notebook.cells[2:4]:
+            cell.metadata["tags"], cell.outputs = [], []
+    executed.cells[1].outputs = [stream(" \n")]
+    assert found(clean, executed) == ["notebooks/02_b: has no output at all"]
+
+
+@pytest.mark.parametrize("duration", [0, 0.0, 0.05, None])
+def test_a_run_that_took_no_time(clean, executed, duration):
+    executed.metadata["papermill"]["duration"] = duration
+    assert found(clean, executed) == [f"notebooks/02_b: the run took {duration} s, so it did not happen"]
+
+
+def test_a_parameter_that_the_notebook_does_not_have(clean, executed):
+    executed.metadata["papermill"]["parameters"]["epoch"] = 3
+    assert found(clean, executed) == ["notebooks/02_b: was run with a parameter 'epoch' that it does not have"]
+
+
+def test_a_cell_that_was_not_run(clean, executed):
+    executed.cells[3].execution_count = None
+    assert found(clean, executed) == ["notebooks/02_b, cell 4 ('frame'): was not run"]
+
+
+def test_results_of_other_code(clean, executed):
+    clean.cells[3].source = "other"
+    assert found(clean, executed) == [
+        "notebooks/02_b, cell 4 ('other'): is not the cell that was run; run the chapter again"
+    ]
+
+
+def test_a_caption_is_taken_from_the_code_as_it_is_now():
+    cell = new_code_cell("show(fig, name='fig-a', caption='New.', alt=describe(fig))")
+    assert figure_text(cell, picture(alt="Computed.")) == {"name": "fig-a", "caption": "New.", "alt": "Computed."}
+
+
+def test_what_a_built_page_would_fetch_from_elsewhere(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "index.html").write_text(
+        '<a href="https://a.org">a link is followed by hand</a><script src="../_static/a.js"></script>'
+        '<link rel="canonical" href="https://a.org/index.html"/><img src="data:image/png;base64,aa">'
+    )
+    (tmp_path / "a.css").write_text("a { background: url(b.png) } /* see https://a.org */")
+    assert outside_requests(tmp_path) == []
+    (tmp_path / "notebooks" / "a.html").write_text(
+        '<script src="https://cdn.org/a.js"></script><link rel="stylesheet" href="//cdn.org/a.css">'
+        '<img srcset="b.png 1x, https://cdn.org/c.png 2x">'
+    )
+    (tmp_path / "b.css").write_text('@import "https://cdn.org/b.css"; a { background: url(https://cdn.org/d.png) }')
+    assert outside_requests(tmp_path) == [
+        "notebooks/a.html: https://cdn.org/a.js",
+        "notebooks/a.html: //cdn.org/a.css",
+        "notebooks/a.html: https://cdn.org/c.png",
+        "b.css: https://cdn.org/b.css",
+        "b.css: https://cdn.org/d.png",
+    ]

@@ -1,0 +1,78 @@
+"""The facts that the pipeline reads from the repository's own files."""
+
+import pytest
+import yaml
+
+from pipeline import project
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(project, "ROOT", tmp_path)
+    (tmp_path / "profiles" / "quick").mkdir(parents=True)
+    (tmp_path / "profiles" / "quick.yaml").write_text("profile: quick\nepochs: 8\nseeds: [0]\n")
+    return tmp_path
+
+
+def test_chapters_are_the_notebooks_of_the_contents_in_order(root):
+    (root / "_toc.yml").write_text(
+        yaml.safe_dump(
+            {
+                "root": "book/index",
+                "parts": [
+                    {
+                        "chapters": [
+                            {"file": "notebooks/02_b"},
+                            {"file": "book/x", "sections": [{"file": "notebooks/01_a"}]},
+                        ]
+                    }
+                ],
+            }
+        )
+    )
+    assert project.chapters() == ["02_b", "01_a"]
+
+
+def test_a_chapters_own_file_goes_over_the_profile(root):
+    (root / "profiles" / "quick" / "02_b.yaml").write_text("epochs: 3\n")
+    assert project.parameters("quick", "01_a") == {"profile": "quick", "epochs": 8, "seeds": [0]}
+    assert project.parameters("quick", "02_b") == {"profile": "quick", "epochs": 3, "seeds": [0]}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("seeds: [", "profiles/quick.yaml is not valid YAML"),
+        ("- 1\n", "must hold a mapping"),
+        ("", "must hold a mapping"),
+    ],
+)
+def test_a_malformed_profile_is_named(root, content, complaint):
+    (root / "profiles" / "quick.yaml").write_text(content)
+    with pytest.raises(project.PipelineError, match=complaint):
+        project.parameters("quick", "01_a")
+
+
+def test_an_unknown_profile_names_those_there_are(root):
+    with pytest.raises(project.PipelineError, match="no profile 'fast': choose from quick"):
+        project.parameters("fast", "01_a")
+
+
+def test_addresses_come_from_the_repository_key(root):
+    (root / "_config.yml").write_text("repository: {url: https://github.com/someone/things/, branch: dev}\n")
+    home = project.repository()
+    assert home.install == "fgvc-lib @ git+https://github.com/someone/things@dev"
+    assert home.colab("notebooks/a.ipynb") == (
+        "https://colab.research.google.com/github/someone/things/blob/dev/notebooks/a.ipynb"
+    )
+
+
+def test_a_file_that_holds_the_content_already_keeps_its_time(tmp_path):
+    path = tmp_path / "new" / "file"
+    assert project.write_if_changed(path, "é")
+    before = path.stat().st_mtime_ns
+    assert not project.write_if_changed(path, "é".encode())
+    assert path.stat().st_mtime_ns == before
+    assert project.write_if_changed(path, "other")
+    assert path.read_text() == "other"
+    assert list(path.parent.iterdir()) == [path]
