@@ -188,7 +188,7 @@ def ratios(values: dict[str, float], to: str) -> dict[str, float]:
 
 def loss_alone(batch: int, channels: int, *, device: torch.device, repeats: int, compiled: bool) -> dict[str, Any]:
     """Every formulation on one map, after a check that they agree."""
-    # positive and without ties, so that all gradients agree
+    # positive and hardly a tie, so that all gradients agree
     x = torch.rand(batch, channels, SIDE, SIDE, device=device).add_(0.1).requires_grad_()
     labels = torch.arange(batch, device=device) % NUM_CLASSES
 
@@ -203,7 +203,9 @@ def loss_alone(batch: int, channels: int, *, device: torch.device, repeats: int,
     expected = gradient(stock, keep)
     for name, loss in losses.items():
         if name != "released":  # which draws its own mask
-            torch.testing.assert_close(gradient(loss, keep), expected, atol=1e-7, rtol=1e-4)
+            differing = ~torch.isclose(gradient(loss, keep), expected, atol=1e-7, rtol=1e-4)
+            # two channels can be so close that rounding decides which of them wins a position
+            assert differing.sum() <= 1e-5 * x.numel(), f"{name} differs from stock at {int(differing.sum())} places"
     del expected
 
     def call(loss: Loss) -> Callable[[], None]:

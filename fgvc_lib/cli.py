@@ -1,4 +1,4 @@
-"""The command line: ``fgvc train | evaluate | predict | methods | datasets``.
+"""The command line: ``fgvc train | evaluate | predict | runs | methods | datasets``.
 
 Everything heavy is imported inside the commands, so that help and mistakes answer at once.
 """
@@ -145,6 +145,35 @@ def predict(
                 table.writerow([found.path, rank, name, f"{value:.6f}"])
         else:
             print(f"{found.path}: " + ", ".join(f"{name} {value:.1%}" for name, value in best))
+
+
+@app.command()
+def runs(
+    profile: Annotated[str, typer.Option(help="cpu, gpu or paper.", metavar="NAME")] = "gpu",
+    only: Annotated[str, typer.Option(help="Experiments whose name starts so.", metavar="NAME")] = "",
+    list_: Annotated[bool, typer.Option("--list", help="Say what is missing, and measure nothing.")] = False,
+    jobs: Annotated[int, typer.Option(help="Runs side by side.", metavar="N")] = 1,
+    minutes: Annotated[float | None, typer.Option(help="Start no run after so long.", metavar="M")] = None,
+    share: Annotated[str, typer.Option(help="k/N: every N-th missing run from the k-th on.", metavar="K/N")] = "0/1",
+    device: Device = None,
+) -> None:
+    """Measure the runs that data/runs.yaml wants and that have no record yet, the most wanted first."""
+    from fgvc_lib.results import queue, wanted
+
+    k, slash, n = share.partition("/")
+    if not (slash and k.isdigit() and n.isdigit() and int(k) < int(n)):
+        raise ValueError(f"share must be k/N with k below N, got {share!r}")
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    missing = wanted.missing(profile, only=only)
+    if list_:
+        for group, row, config in missing:
+            print(f"{group.priority}  {group.name:<24}{row:<36}seed {config.seed}")
+        print(f"{len(missing)} runs of profile {profile} are missing")
+    elif jobs > 1:
+        sys.exit(queue.work_side_by_side(profile, jobs, only=only, minutes=minutes))
+    else:
+        queue.work(profile, only=only, share=(int(k), int(n)), device=device, minutes=minutes)
 
 
 @app.command()

@@ -340,19 +340,25 @@ show(
     "ratio.",
 )
 
+
 # %% tags=["table"]
-rows = []
-for (row,), group in by_lambda.groupby(["row"], sort=False):
-    rows.append(
-        {
-            "λ": row,
-            "accuracy, %": plus_minus(group["test_accuracy"].mean(), group["test_accuracy"].std()),
-            "verification AUC, %": plus_minus(group["verification/auc"].mean(), group["verification/auc"].std()),
-            "ratio": plus_minus(group["compactness/ratio"].mean(), group["compactness/ratio"].std(), scale=1, digits=3),
-            "seeds": len(group),
-        }
-    ) if "verification/auc" in group else None
-show_table(pd.DataFrame(rows) if rows else by_lambda[["row", "test_accuracy"]], foot=provenance_line(sweep))
+def row_table(table: pd.DataFrame, name: str, columns: dict[str, tuple[str, float, int]]) -> pd.DataFrame:
+    """A line for each row of an experiment: mean ± standard deviation over seeds of some columns."""
+    lines = []
+    for (row,), group in table.groupby(["row"], sort=False):
+        line = {name: row}
+        for title, (value, scale, digits) in columns.items():
+            line[title] = plus_minus(group[value].mean(), group[value].std(), scale=scale, digits=digits)
+        lines.append(line | {"seeds": len(group)})
+    return pd.DataFrame(lines)
+
+
+scores = {
+    "accuracy, %": ("test_accuracy", 100, 1),
+    "verification AUC, %": ("verification/auc", 100, 1),
+    "ratio": ("compactness/ratio", 1, 3),
+}
+show_table(row_table(by_lambda, "λ", scores), foot=provenance_line(sweep))
 
 # %% [markdown]
 # The paper's Figure 5 sweeps λ on faces and finds the best value near 0.003, with λ = 0 clearly worst. Ours is another data set,
@@ -367,23 +373,14 @@ show_table(pd.DataFrame(rows) if rows else by_lambda[["row", "test_accuracy"]], 
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 3))
-if "verification/auc" in by_lambda:
-    curve(axes[0], weights, by_lambda, "method_args.weight", "test_accuracy", color=COLORS[0])
-    curve(axes[1], weights, by_lambda, "method_args.weight", "verification/auc", color=COLORS[1], label="cosine")
-    curve(
-        axes[1],
-        weights,
-        by_lambda,
-        "method_args.weight",
-        "verification/auc_l2",
-        color=COLORS[2],
-        ls="--",
-        label="Euclidean",
-    )
-    axes[1].legend()
-    for eps, color in zip((0.05, 0.1, 0.2), COLORS, strict=False):
-        curve(axes[2], weights, by_lambda, "method_args.weight", f"fgsm/eps{eps:g}", color=color, label=f"ε = {eps:g}")
-    axes[2].legend()
+by = "method_args.weight"
+curve(axes[0], weights, by_lambda, by, "test_accuracy", color=COLORS[0])
+curve(axes[1], weights, by_lambda, by, "verification/auc", color=COLORS[1], label="cosine")
+curve(axes[1], weights, by_lambda, by, "verification/auc_l2", color=COLORS[2], ls="--", label="Euclidean")
+for eps, color, dash in zip((0.05, 0.1, 0.2), COLORS, ("-", "--", ":"), strict=False):
+    curve(axes[2], weights, by_lambda, by, f"fgsm/eps{eps:g}", color=color, ls=dash, label=f"ε = {eps:g}")
+axes[1].legend()
+axes[2].legend()
 for ax, title in zip(axes, ("test accuracy", "verification AUC", "accuracy under attack"), strict=True):
     ax.set(xlabel="λ", title=title)
 show(
@@ -408,9 +405,8 @@ by_alpha["alpha"] = by_alpha["method_args.alpha"]
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(7.4, 3))
 steps = sorted(by_alpha["alpha"].unique())
-if "center_drift/relative" in by_alpha:
-    curve(axes[0], steps, by_alpha, "alpha", "center_drift/relative", color=COLORS[0])
-    curve(axes[1], steps, by_alpha, "alpha", "test_accuracy", color=COLORS[1])
+curve(axes[0], steps, by_alpha, "alpha", "center_drift/relative", color=COLORS[0])
+curve(axes[1], steps, by_alpha, "alpha", "test_accuracy", color=COLORS[1])
 for ax, title in zip(axes, ("centre's distance to the class mean", "test accuracy"), strict=True):
     ax.set(xlabel="α", title=title)
     ax.set_xticks(range(len(steps)), [f"{s:.2g}" for s in steps])
@@ -423,14 +419,8 @@ show(
 )
 
 # %% tags=["table"]
-rows = []
-for (row,), group in by_alpha.groupby(["row"], sort=False):
-    line = {"α": row, "accuracy, %": plus_minus(group["test_accuracy"].mean(), group["test_accuracy"].std())}
-    if "center_drift/relative" in group:
-        lag = group["center_drift/relative"]
-        line["lag of the centres"] = plus_minus(lag.mean(), lag.std(), scale=1, digits=3)
-    rows.append(line | {"seeds": len(group)})
-show_table(pd.DataFrame(rows), foot=provenance_line(alphas))
+lags = {"accuracy, %": ("test_accuracy", 100, 1), "lag of the centres": ("center_drift/relative", 1, 3)}
+show_table(row_table(by_alpha, "α", lags), foot=provenance_line(alphas))
 
 # %% [markdown]
 # ## A wider feature
@@ -441,19 +431,12 @@ show_table(pd.DataFrame(rows), foot=provenance_line(alphas))
 wide = {name: wanted.measure(f"center/{name}", profile=profile, device=device) for name in ("features", "wide")}
 
 # %% tags=["table"]
-rows = []
+scores |= {"under attack (ε = 0.1), %": ("fgsm/eps0.1", 100, 1)}
+lines = []
 for name, records in wide.items():
-    table = wanted.table(f"center/{name}", records)
-    columns = {
-        "accuracy, %": "test_accuracy",
-        "verification AUC, %": "verification/auc",
-        "under attack (ε = 0.1), %": "fgsm/eps0.1",
-    }
-    for (row,), group in table.groupby(["row"], sort=False):
-        line = {"feature": f"{records[0].config['backbone_args']['feature_dim']}-d", "loss": row}
-        line |= {k: plus_minus(group[v].mean(), group[v].std()) for k, v in columns.items() if v in group}
-        rows.append(line | {"seeds": len(group)})
-show_table(pd.DataFrame(rows), foot=provenance_line([r for records in wide.values() for r in records]))
+    lines.append(row_table(wanted.table(f"center/{name}", records), "loss", scores))
+    lines[-1].insert(0, "feature", f"{records[0].config['backbone_args']['feature_dim']}-d")
+show_table(pd.concat(lines), foot=provenance_line([r for records in wide.values() for r in records]))
 
 # %% [markdown]
 # ## Paper versus released code

@@ -259,8 +259,8 @@ plain, bcnn = (method for method, _ in trained.values())
 where = next(bcnn.parameters()).device
 live_line = provenance_line([record for _, record in trained.values()])
 mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (birds.mean, birds.std))
-some = np.linspace(0, len(birds.test) - 1, 400).astype(int)  # test images that this page looks at
-pixels = torch.from_numpy(birds.test.images[some]).float() / 255  # (400, 3, 64, 64)
+some = np.arange(384)  # test images that this page looks at; classes take turns
+pixels = torch.from_numpy(birds.test.images[some]).float() / 255  # (384, 3, 64, 64)
 labels = birds.test.labels[some].to(where)
 
 
@@ -405,7 +405,7 @@ print(f"sum of the evidence over its absolute sum, mean over images: {total:.4f}
 
 # %% tags=["figure"]
 deciding = torch.from_numpy(birds.test.parts["deciding"][some])
-boxes = torch.from_numpy(birds.test.parts["boxes"][some])[torch.arange(len(some)), deciding]  # (400, 4)
+boxes = torch.from_numpy(birds.test.parts["boxes"][some])[torch.arange(len(some)), deciding]  # (384, 4)
 right = classify(bcnn, pooled["B-CNN"]).argmax(1) == labels
 shown = []
 for part in ("crown", "eye", "beak", "breast", "wing"):
@@ -446,7 +446,7 @@ show(
 # %% tags=["table"]
 def pointing(evidence_maps):
     """Share of images whose evidence peaks on the deciding part, and on the place of the next image's."""
-    masks = torch.from_numpy(birds.test.parts["masks"][some, deciding.numpy()])  # (400, H, W)
+    masks = torch.from_numpy(birds.test.parts["masks"][some, deciding.numpy()])  # (384, H, W)
     own, elsewhere = pointing_game(evidence_maps, masks), pointing_game(evidence_maps, masks.roll(-1, 0))
     return f"{100 * own.nanmean():.1f}", f"{100 * elsewhere.nanmean():.1f}"
 
@@ -714,7 +714,7 @@ print("not a number in the library:   ", int(signed_sqrt(phi).isnan().sum()))
 # number of places, which does not matter for $z$, but makes $10^{-5}$ a larger share of it. How much of $z$ is made of that, in the network of this page?
 
 # %% tags=["output"]
-phi = bilinear_pool(pooled["B-CNN"]).flatten(1)  # (400, M²)
+phi = bilinear_pool(pooled["B-CNN"]).flatten(1)  # (384, M²)
 lifted = torch.nn.functional.normalize((phi + 1e-5).sqrt(), dim=1)
 exact = torch.nn.functional.normalize(phi.sqrt(), dim=1)
 print(f"entries below ε:                         {100 * (phi < 1e-5).float().mean():.1f} %")

@@ -218,7 +218,7 @@ show_table(
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, len(tables), figsize=(4.75 * len(tables), 3.8), squeeze=False)
 for ax, runs in zip(axes.flat, tables.values(), strict=True):
-    for (row,), color in zip(runs.groupby(["row"], sort=False).groups, COLORS, strict=False):
+    for row, color in zip(runs["row"].unique(), COLORS, strict=False):
         group = runs[runs["row"] == row]
         x, y = group["cost/multiply_adds"].mean() / 1e6, 100 * group["test_accuracy"]
         ax.errorbar(x, y.mean(), yerr=y.std(), fmt="o", color=color, capsize=3)

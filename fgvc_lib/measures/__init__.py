@@ -12,6 +12,7 @@ from fgvc_lib.measures.boxes import roi_parts, roi_points, stages
 from fgvc_lib.measures.channels import complements
 from fgvc_lib.measures.cost import cost
 from fgvc_lib.measures.embedding import center_drift, compactness, features_2d, verification
+from fgvc_lib.measures.groups import group_parts
 from fgvc_lib.measures.predictions import correct
 from fgvc_lib.measures.sampling import channel_parts, magnification, part_net
 from fgvc_lib.methods.base import Method
@@ -27,6 +28,7 @@ MEASURES: dict[str, Measure] = {
     "cost": cost,
     "features_2d": features_2d,
     "fgsm": fgsm,
+    "group_parts": group_parts,
     "magnification": magnification,
     "part_net": part_net,
     "roi_parts": roi_parts,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgvc_lib.data.dataset import ImageData, Split
+from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.loader import Loader
 from fgvc_lib.layers.channel_interaction import Scale, SelfChannelInteraction, channel_relation
 from fgvc_lib.measures.parts import peak_parts
@@ -18,11 +16,11 @@ from fgvc_lib.methods.cin import CIN
 
 
 @torch.no_grad()
-def complements(method: Method, data: ImageData, device: str, *, limit: int = 480) -> dict[str, float | np.ndarray]:
+def complements(method: Method, data: ImageData, device: str) -> dict[str, float | np.ndarray]:
     """Whether a channel's most complementary channels lie on another part of the bird than it does.
 
-    On at most ``limit`` evenly spaced test images: what :func:`compare_channels` counts, summed over them, and
-    ``on_part``, the share of all channels that lie on a part. The map is X, in front of the block, and W that of the
+    What :func:`compare_channels` counts, summed over the test images, and ``on_part``, the share of all channels that
+    lie on a part. The map is X, in front of the block, and W that of the
     block. A method whose block is none, or another one, gives the same numbers of *its* X for comparison.
 
     Raises:
@@ -37,11 +35,9 @@ def complements(method: Method, data: ImageData, device: str, *, limit: int = 48
     method.eval()
     block = method.attached.block
     scale = block.scale if isinstance(block, SelfChannelInteraction) else "positions"
-    keep = np.linspace(0, len(data.test) - 1, min(limit, len(data.test))).astype(int)
-    masks = torch.from_numpy(np.asarray(data.test.parts["masks"][keep]))  # (N, P, H, W)
-    some = dataclasses.replace(data, test=Split(np.asarray(data.test.images[keep]), data.test.labels[keep]))
+    masks = torch.from_numpy(data.test.parts["masks"])  # (N, P, H, W)
     total: dict[str, Tensor] = {}
-    for images, _, rows in Loader(some, "test", 64, train=False, seed=0, device=device).epoch(0):
+    for images, _, rows in Loader(data, "test", 64, train=False, seed=0, device=device).epoch(0):
         x = method(images).maps["block_input"].float()  # (B, c, h, w)
         parts = channel_parts_of(x, masks[rows].to(x.device))  # (B, c)
         counts = compare_channels(x, parts, scale=scale)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from fgvc_lib.results.provenance import code_fingerprint
 from fgvc_lib.results.record import Record
 
 STRONGEST = ("paper", "gpu", "cpu", "quick", "smoke")
@@ -89,12 +90,14 @@ def provenance_line(records: Sequence[Record]) -> str:
         return ", ".join(sorted({str(v) for v in values}))
 
     sizes = {f"{r.dataset['train']:,} training and {r.dataset['test']:,} test images" for r in records}
+    old = sum(r.versions.get("sources") != code_fingerprint(r.config) for r in records)
+    earlier = f"; {old} of them measured at an earlier version of the code" if old else ""
     dirty = " with uncommitted changes" if any(r.dirty for r in records) else ""
     return (
         f"{len(records)} run{'s' * (len(records) > 1)}, profile {listed(r.profile for r in records)}; "
         f"{listed(r.dataset['name'] for r in records)} ({listed(sizes)}); seeds {listed(r.seed for r in records)}; "
         f"{listed(r.device['name'] for r in records)}; torch {listed(r.versions['torch'] for r in records)}; "
-        f"commit {listed(r.commit[:9] for r in records)}{dirty}."
+        f"commit {listed(r.commit[:9] for r in records)}{dirty}{earlier}."
     )
 
 

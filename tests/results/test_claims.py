@@ -1,6 +1,7 @@
 """The rule of the ledger, by hand and on records; and that every row of the ledger can be judged."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -112,7 +113,10 @@ def test_every_row_of_the_ledger_is_sound():
     for row in read_claims():
         assert (ROOT / "notebooks" / f"{row.chapter}.py").is_file(), row.id
         source = (ROOT / "notebooks" / f"{row.chapter}.py").read_text()
-        assert row.anchor in source, f"{row.id}: {row.anchor} is not in {row.chapter}"
+        headings = re.findall(r"^# #+ (.+)$", source, re.MULTILINE)
+        anchors = {re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-") for heading in headings}
+        anchors |= set(re.findall(r'name="(fig-[a-z0-9-]+)"', source))
+        assert row.anchor in anchors, f"{row.id}: {row.anchor} is no figure or section of {row.chapter}"
         test = row.test
         if "group" in test:
             labels = groups[test["group"]].rows

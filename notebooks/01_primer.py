@@ -1,0 +1,772 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A primer on fine-grained recognition
+#
+# Cat or dog is a question of the whole picture. *Which* of two sparrows may be a question of a few pixels around the eye.
+# This chapter says what makes recognition fine-grained and shows it in numbers; sorts the methods of this book into four families;
+# introduces the data, above all a synthetic set in which the deciding part of every image is known; trains the plain
+# network that every method has to beat; and ends with how to read the results of this book, and of papers.
+
+# %% tags=["parameters"]
+profile = "quick"
+seeds = [0]
+epochs = 8
+train_limit = None
+data = ""
+device = "auto"
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from fgvc_lib import results
+from fgvc_lib.data import Loader, load
+from fgvc_lib.data.dataset import ImageData
+from fgvc_lib.data.synthetic import mask_boxes
+from fgvc_lib.results import wanted
+from fgvc_lib.results.plots import COLORS, show, show_table, style
+from fgvc_lib.results.tables import paired, plus_minus, provenance_line
+
+CHAPTER = "01_primer"
+device = None if device == "auto" else device
+style()
+
+# %% [markdown]
+# ## What makes it fine-grained
+#
+# Let $x$ be an image as a vector, $y$ its class, $\mu_c$ the mean image of class $c$ with $N_c$ of the $N$ images and $\mu$ the mean of all. The
+# scatter of a data set splits into two parts:
+#
+# $$
+# \underbrace{\sum_i \lVert x_i - \mu\rVert^2}_{\text{total}}
+# = \underbrace{\sum_i \lVert x_i - \mu_{y_i}\rVert^2}_{\text{within classes}}
+# + \underbrace{\sum_c N_c \lVert \mu_c - \mu\rVert^2}_{\text{between classes}} .
+# $$ (eq-primer-scatter)
+#
+# Recognition is **fine-grained** where the first part is large and the second small: pose, light and background change
+# an image much, its class changes it little. It is no property of birds or cars; it is a ratio.
+#
+# Even labels that mean nothing leave something between $C$ classes, on average the share $(C-1)/(N-1)$, for class means of few images
+# differ by chance. So that is what to compare with. By hand, with two classes of two numbers:
+
+# %% tags=["output"]
+
+
+def share_between(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Share of the scatter of ``x`` ``(N, D)`` that lies between the classes ``y`` ``(N,)``."""
+    total = (x - x.mean(0)).square().sum()
+    within = sum((x[y == c] - x[y == c].mean(0)).square().sum() for c in y.unique())
+    return float(1 - within / total)
+
+
+x, y = torch.tensor([[0.0], [2.0], [4.0], [6.0]]), torch.tensor([0, 0, 1, 1])
+# total (9 + 1 + 1 + 9) = 20; within 2 + 2 = 4; between 2·(1 − 3)² + 2·(5 − 3)² = 16
+torch.testing.assert_close(share_between(x, y), 16 / 20)
+print(f"between the classes: {share_between(x, y):.2f} of the scatter")
+
+# %% [markdown]
+# Now the synthetic birds, which the next section shows: twelve classes that differ in one small mark. We take them twice, whole and
+# cropped to the part that bears the mark, and ask three things of the pixels. How much of the scatter lies between the classes?
+# How often is the nearest training image of a test image one of the same class? How far is the nearest image of the own class,
+# compared with the nearest of any other?
+
+# %%
+birds = load("birds")
+oracle = load("birds_oracle")
+classes, part_names = birds.classes, birds.part_names
+
+
+def pixels(split) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(split.images)).flatten(1).float() / 255  # (N, 3·S·S)
+
+
+def in_pixels(name: str, images: ImageData) -> dict[str, object]:
+    train, test = pixels(images.train), pixels(images.test)
+    distance = torch.cdist(test, train)  # (test, train)
+    same = images.test.labels[:, None] == images.train.labels
+    nearest = same.gather(1, distance.argmin(1, keepdim=True)).float().mean()
+    own = distance.masked_fill(~same, torch.inf).amin(1)
+    other = distance.masked_fill(same, torch.inf).amin(1)
+    c, n = len(images.classes), len(train)
+    return {
+        "images": name,
+        "scatter between classes, %": f"{100 * share_between(train, images.train.labels):.1f}",
+        "by chance, %": f"{100 * (c - 1) / (n - 1):.1f}",
+        "nearest image is of the class, %": f"{100 * float(nearest):.1f}",
+        "at random, %": f"{100 / c:.1f}",
+        "distance to own / to other class": f"{float((own / other).mean()):.2f}",
+    }
+
+
+# %% tags=["table"]
+show_table(pd.DataFrame([in_pixels("whole", birds), in_pixels("deciding part only", oracle)]))
+
+# %% [markdown]
+# Above 1, the last column says that some image of *another* class looks more alike than any of the own class does (the others are
+# more, which helps them; but just as much in both rows). In whole images nearly all scatter is inside the classes. The second row
+# is easier, though nothing was learned: somebody said where to look. Most of this book is about finding that out from class
+# labels alone.
+#
+# ## The data
+#
+# ### Synthetic birds with known parts
+#
+# Photographs do not come with the reason for their label. So most chapters train on drawn birds. All classes are one and
+# the same bird; each class bears **one mark on one part**, its *deciding* part. Pose, direction, size, plumage, light, background,
+# berries in the colours of the marks and leaves in front vary in the same way in all classes. Leaves may hide any part but the deciding one.
+
+# %% tags=["output"]
+print(f"{len(classes)} classes, {birds.image_size} × {birds.image_size} pixels; parts: {', '.join(part_names)}")
+for name in ("train", "val", "test"):
+    split = getattr(birds, name)
+    print(f"{name:>5}: {len(split):>5,} images; " + ", ".join(f"{k} {tuple(v.shape)}" for k, v in split.parts.items()))
+
+# %% tags=["figure"]
+deciding_of = {int(c): int(d) for c, d in zip(birds.train.labels, birds.train.parts["deciding"], strict=True)}
+order = sorted(range(len(classes)), key=lambda c: (deciding_of[c], c))  # classes of one part side by side
+
+
+def picture(split, i: int) -> np.ndarray:
+    return np.asarray(split.images[i]).transpose(1, 2, 0)
+
+
+def outline(ax, mask: np.ndarray) -> None:
+    ax.contour(mask, levels=[0.5], colors="white", linewidths=2.2)
+    ax.contour(mask, levels=[0.5], colors="black", linewidths=0.9)
+
+
+figure, axes = plt.subplots(4, 6, figsize=(9.6, 7.2))
+for position, c in enumerate(order):
+    block, column = position % 2, position // 2
+    i = int((birds.train.labels == c).nonzero()[1])
+    top, below = axes[2 * block, column], axes[2 * block + 1, column]
+    top.imshow(picture(birds.train, i))
+    outline(top, birds.train.parts["masks"][i, deciding_of[c]])
+    top.set_title(classes[c], fontsize=9)
+    below.imshow(picture(oracle.train, i))
+for ax in axes.flat:
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+show(
+    figure,
+    name="fig-primer-classes",
+    caption="A bird of each class with its deciding part outlined, and below it the oracle crop. The two classes of a column share "
+    "the deciding part and differ in the mark on it. The outline is the place of the mark, not its shape.",
+    alt="Twelve small drawn birds in varied poses and colours before varied backgrounds, each with one outlined part: crown, eye, "
+    "beak, breast, wing or tail. Under each bird is the outlined part enlarged.",
+)
+
+# %% [markdown]
+# Every image comes with a mask, a box and a centre point for each part, and the number of the deciding part, in `Split.parts`. The
+# **oracle crop** is the square around the deciding part's box, its side extended by half and resized to the size of the image: what a perfect
+# localiser would hand to the classifier. Accuracy on it says how hard the marks themselves are, and so how much
+# of a network's error could come from looking in the wrong place. It is generous: *which* part is shown is itself a hint, for only the
+# classes that part decides remain.
+
+# %% tags=["figure"]
+i = int((birds.train.labels == order[4]).nonzero()[3])
+parts = {name: np.asarray(value[i]) for name, value in birds.train.parts.items()}
+figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.8))
+for ax, title in zip(axes, ("image", "masks", "boxes and points", "oracle crop"), strict=True):
+    ax.imshow(picture(oracle.train if title == "oracle crop" else birds.train, i))
+    ax.set(xticks=[], yticks=[], title=title)
+    ax.spines[:].set_visible(False)
+for p, name in enumerate(part_names):
+    if not parts["masks"][p].any():
+        continue  # hidden by leaves
+    tint = np.zeros((*parts["masks"][p].shape, 4))
+    tint[parts["masks"][p]] = (*plt.matplotlib.colors.to_rgb(COLORS[p]), 0.85)
+    axes[1].imshow(tint)
+    x1, y1, x2, y2 = parts["boxes"][p] - 0.5  # pixel k spans k − ½ to k + ½ in imshow
+    wide = 2.6 if p == parts["deciding"] else 1.2
+    axes[2].add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="white", lw=wide + 1.6))
+    axes[2].add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=COLORS[p], lw=wide))
+    axes[2].plot(*(parts["points"][p] - 0.5), "o", ms=4, mfc=COLORS[p], mec="white")
+    axes[1].plot([], [], "s", color=COLORS[p], label=name)
+figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+show(
+    figure,
+    name="fig-primer-parts",
+    caption="What is known of one image: a mask, a box and a point for each visible part. The thick box belongs to the deciding part; the "
+    "oracle crop on the right is cut around it.",
+    alt="Four pictures of one drawn bird: the image, coloured masks on its parts, coloured boxes with centre points, and the "
+    "deciding part cropped and enlarged.",
+)
+
+# %% [markdown]
+# A box is no more than the first and last row and column of a mask. From scratch, against the library:
+
+# %%
+mask = parts["masks"][parts["deciding"]]  # (S, S)
+rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+scratch = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)  # x1 y1 x2 y2, ends exclusive
+np.testing.assert_array_equal(mask_boxes(mask[None, None])[0, 0], scratch)
+np.testing.assert_array_equal(parts["boxes"][parts["deciding"]], scratch)
+
+# %% [markdown]
+# How small is what decides? The share of the image that the deciding part covers, over the test images that each part decides:
+
+# %% tags=["table"]
+test_parts = birds.test.parts
+visible = np.asarray(test_parts["masks"]).any((2, 3))  # (N, P)
+cells = 8 * 8  # of the last feature map of the network below, at this image size
+rows = []
+for p, name in enumerate(part_names):
+    mine = np.asarray(test_parts["deciding"]) == p
+    if mine.any():
+        area = np.asarray(test_parts["masks"])[mine, p].mean((1, 2))
+        rows.append(
+            {
+                "deciding part": name,
+                "marks": ", ".join(classes[c] for c in order if deciding_of[c] == p),
+                "mean share of the image, %": f"{100 * area.mean():.2f}",
+                "smallest to largest, %": f"{100 * area.min():.2f} to {100 * area.max():.2f}",
+                "cells of an 8 × 8 map": f"{cells * area.mean():.1f}",
+                "to be seen, at least in part, where it does not decide, %": f"{100 * visible[~mine, p].mean():.0f}",
+            }
+        )
+show_table(pd.DataFrame(rows), foot=f"Computed from the masks of {len(birds.test):,} test images.")
+
+# %% [markdown]
+# Global average pooling gives each cell of the last map the same weight, so the deciding part's share of the pooled feature is about
+# its share of the area, unless the channels have learned to be silent elsewhere.
+#
+# ### Photographs
+#
+# The field's benchmarks are CUB-200-2011 {footcite:p}`wah2011caltech`, Stanford Cars {footcite:p}`krause2013object` and FGVC-Aircraft
+# {footcite:p}`maji2013fine`; the library reads Oxford Flowers-102 (Nilsback and Zisserman, 2008) and Oxford-IIIT Pet (Parkhi et al., 2012)
+# too. An accuracy $\hat p$ measured on $n$ images is a mean of $n$ zeros and ones, so its standard error is
+#
+# $$
+# \sigma_n = \sqrt{p (1 - p) / n} .
+# $$ (eq-primer-se)
+
+# %% tags=["table"]
+PUBLISHED = {  # official sizes: classes, training (and validation) images, test images
+    "CUB-200-2011": (200, 5_994, 5_794),
+    "Stanford Cars": (196, 8_144, 8_041),
+    "FGVC-Aircraft, variants": (100, 6_667, 3_333),
+    "Flowers-102": (102, 2_040, 6_149),
+    "Oxford-IIIT Pet": (37, 3_680, 3_669),
+}
+sizes = PUBLISHED | {"synthetic birds": (len(classes), len(birds.train), len(birds.test))}
+ASSUMED = 0.9  # accuracy for which the standard errors are computed
+
+
+def standard_error(p: float, n: int) -> float:
+    return float(np.sqrt(p * (1 - p) / n))
+
+
+show_table(
+    pd.DataFrame(
+        {
+            "data set": name,
+            "classes": c,
+            "training": f"{train:,}",
+            "a class": round(train / c),
+            "test": f"{n:,}",
+            "one image, points": f"{100 / n:.3f}",
+            f"standard error at {100 * ASSUMED:.0f} %, points": f"{100 * standard_error(ASSUMED, n):.2f}",
+        }
+        for name, (c, train, n) in sizes.items()
+    ),
+    foot="Official training and validation images together; sizes as published, the other columns computed.",
+)
+
+# %% [markdown]
+# Remember the last column when two methods differ by a few tenths of a point.
+#
+# - **CUB** has 15 part points and a box for each image; most methods, and all in this book, train on the class label alone.
+# - **Cars**: the original download is gone. Chapters that train on one GPU use crops cut from its official *training* images, so their numbers
+#   compare rows with each other and not with papers.
+# - **Aircraft** is published as three sets of similar size. The usual protocol trains on two, `trainval`; code that reads only `train` trains on half.
+# - **Flowers**: in the official split training and validation images together are fewer than the test images.
+#
+# `fgvc_lib.data.load("cub")`, `"cars"`, `"aircraft"`, `"flowers"`, `"pets"` and `"folder"` give the same
+# {py:class}`fgvc_lib.data.dataset.ImageData` as the birds. Where no validation set is official, some images of each class are held out.
+#
+# ## Four families
+#
+# Nearly all methods start from one pipeline: a backbone $F$, a pooling, a classifier $h$, a loss,
+#
+# $$
+# \hat y = h\Bigl(\operatorname{pool}_{u,v} F(x)_{:,u,v}\Bigr), \qquad L = \mathrm{CE}(\hat y, y),
+# $$ (eq-primer-pipeline)
+#
+# and differ in the symbol they change.
+#
+# | family | changes | idea | in this book | relatives |
+# | --- | --- | --- | --- | --- |
+# | **losses** | $L$ | same network, more demanding training: compact classes, or channels that belong to a class and differ in place | Center Loss {footcite:p}`wen2016discriminative`, MC-Loss {footcite:p}`chang2020devil` | pairwise confusion {footcite:p}`dubey2018pairwise` |
+# | **higher-order features** | $\operatorname{pool}$ | pool products of channels, not channels: *which things occur together at one place* | Bilinear CNN {footcite:p}`lin2015bilinear` | its compact and normalised forms {footcite:p}`lin2018bilinear` |
+# | **interaction** | $F$, before pooling | let channels, places or two images look at each other | CIN {footcite:p}`gao2020channel` | squeeze-and-excitation {footcite:p}`hu2018squeeze`, non-local {footcite:p}`wang2018nonlocal` |
+# | **localisation** | $x$ | find the part by attention, enlarge it, look again | TASN {footcite:p}`zheng2019looking`, AP-CNN {footcite:p}`ding2021apcnn` | NTS-Net {footcite:p}`yang2018learning`, WS-DAN {footcite:p}`hu2019better` |
+#
+# The borders are soft: TASN distils, AP-CNN changes $F$ too, CIN brings a loss over pairs. {footcite:t}`wei2022fine`
+# survey the field, with a grouping of their own. Losses cost nothing once training is over; pooled products cost memory; a second look
+# costs a second pass. Whether each does what its idea says can be measured where the parts are known.
+#
+# ## The baseline
+#
+# The plain network is {eq}`eq-primer-pipeline` itself: a small ResNet {footcite:p}`he2016deep` from scratch, global average pooling, one linear
+# layer. It is trained here, on this page.
+
+# %%
+group = wanted.groups()["birds/baseline"]
+kind = profile if profile in group.profiles else "quick"  # the protocols of papers have no synthetic birds
+config = group.configs(kind)["linear head"][0]
+method, record = results.trained(config, profile=kind, chapter=CHAPTER, data=birds, device=device)
+used = next(method.parameters()).device
+
+
+# %% [markdown]
+# From scratch, on top of the same backbone: the mean of each channel, a matrix, a bias.
+
+
+# %% tags=["output"]
+@torch.no_grad()
+def test_features() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pooled features (N, C), the library's logits (N, classes) and labels (N,) of the test images, in order."""
+    features, logits, labels = [], [], []
+    for images, y, _ in Loader(birds, "test", 256, train=False, seed=0, device=used).epoch(0):
+        maps = method.backbone(images)[method.backbone.last]  # (B, C, h, w)
+        features.append(maps.mean((2, 3)).cpu())
+        logits.append(method(images).logits.cpu())
+        labels.append(y.cpu())
+    return torch.cat(features), torch.cat(logits), torch.cat(labels)
+
+
+features, logits, labels = test_features()
+weight, bias = method.head.weight.detach().cpu(), method.head.bias.detach().cpu()  # (classes, C), (classes,)
+torch.testing.assert_close(features @ weight.T + bias, logits, rtol=1e-3, atol=1e-3)
+accuracy = float((logits.argmax(1) == labels).float().mean())
+print(f"{sum(p.numel() for p in method.parameters()):,} parameters, features {tuple(features.shape)}")
+print(f"test accuracy of this page's network: {100 * accuracy:.1f} % (chance: {100 / len(classes):.1f} %)")
+
+# %% [markdown]
+# ### Two heads
+#
+# The released code of MC-Loss and of AP-CNN has another classifier: batch normalisation, a linear layer, batch normalisation, ELU and a last linear
+# layer. A method that brings this head and is compared with a linear one is given credit for the head. So there are
+# **two baselines**, and tables say which head a row has. The second baseline also pools by the maximum, as the released MC-Loss code does.
+
+# %%
+heads = wanted.measure("birds/baseline", profile=profile, device=device)
+bound = wanted.measure("birds/oracle", profile=profile, device=device)
+NAMES = {"train_accuracy": "training accuracy, %", "val_accuracy": "validation, %", "test_accuracy": "test accuracy, %"}
+
+
+def by_row(name: str, records: list) -> pd.DataFrame:
+    rows = []
+    for row, runs in wanted.table(name, records).groupby("row", sort=False):
+        numbers = {title: plus_minus(runs[key].mean(), runs[key].std()) for key, title in NAMES.items()}
+        rows.append({"network": row} | numbers | {"seeds": len(runs)})
+    return pd.DataFrame(rows)
+
+
+# %% tags=["table"]
+show_table(by_row("birds/baseline", heads), foot=provenance_line(heads))
+
+# %% [markdown]
+# ### How far could one get?
+#
+# The same network, the same budget, and images cropped to the deciding part:
+
+# %% tags=["table"]
+show_table(by_row("birds/oracle", bound), foot=provenance_line(bound))
+
+# %% [markdown]
+# Read the line under each table first. *Profile cpu* or *gpu* means complete, committed runs; *smoke*, or *quick* here, means that no such run has been committed yet and the rows were run
+# for a few steps only, to prove that they run: such accuracies are near chance and mean nothing. (In *quick* the two heads are trained to the end.)
+#
+# The gap between whole images and oracle crops is what *looking in the right place* could bring, at this budget. It is a bound for localisation, not for everything: a better
+# classifier could read the marks better. And part of the gap is the hint that the choice of the crop gives.
+#
+# On the car crops from scratch, where one GPU has measured them, the same two heads:
+
+# %%
+cars = wanted.records("cars/baseline")
+if cars:
+    show_table(by_row("cars/baseline", cars), foot=provenance_line(cars))
+else:
+    print("The two heads have no committed record on the car crops yet.")
+
+# %% [markdown]
+# ### Where does it err?
+#
+# Two kinds of error. The network may look at the right part and misread the mark, or look elsewhere and see a mark that is not there. The deciding
+# part of the *predicted* class tells them apart.
+
+# %% tags=["figure"]
+predicted = logits.argmax(1)
+confusion = np.zeros((len(classes), len(classes)), int)
+np.add.at(confusion, (labels.numpy(), predicted.numpy()), 1)
+share = 100 * confusion[np.ix_(order, order)] / confusion.sum(1)[order][:, None]
+figure, ax = plt.subplots(figsize=(7.6, 6.4))
+image = ax.imshow(share, cmap="cividis", vmin=0, vmax=100)
+for r in range(len(order)):
+    for c in range(len(order)):
+        if share[r, c] >= 0.5:
+            ink = "black" if share[r, c] > 55 else "white"
+            ax.text(c, r, f"{share[r, c]:.0f}", ha="center", va="center", fontsize=8, color=ink)
+for edge in range(len(order)):
+    if edge and deciding_of[order[edge]] != deciding_of[order[edge - 1]]:
+        ax.axhline(edge - 0.5, color="white", lw=1)
+        ax.axvline(edge - 0.5, color="white", lw=1)
+names = [f"{classes[c]} ({part_names[deciding_of[c]]})" for c in order]
+ax.set_xticks(range(len(order)), names, rotation=45, ha="right", fontsize=8)
+ax.set_yticks(range(len(order)), names, fontsize=8)
+ax.set(xlabel="predicted", ylabel="true")
+figure.colorbar(image, label="% of the true class", shrink=0.8)
+show(
+    figure,
+    name="fig-primer-confusion",
+    caption="Confusions of the network trained on this page, in per cent of the true class. White lines bound the blocks of classes that share their deciding part: "
+    "an error inside a block is a misread mark, one outside is a mark seen on the wrong part.",
+    alt="Confusion matrix of twelve classes, ordered by deciding part and divided into six blocks of two classes.",
+)
+
+# %% tags=["table"]
+part_of = torch.tensor([deciding_of[c] for c in range(len(classes))])
+true_part, seen_part = part_of[labels], part_of[predicted]
+rows = []
+for p, name in enumerate(part_names):
+    mine = true_part == p
+    if mine.any():
+        wrong = mine & (predicted != labels)
+        elsewhere = wrong & (seen_part != p)
+        most = torch.bincount(seen_part[elsewhere], minlength=len(part_names))
+        rows.append(
+            {
+                "deciding part": name,
+                "right, %": f"{100 * float((predicted == labels)[mine].float().mean()):.1f}",
+                "other mark, same part, %": f"{100 * float((wrong & ~elsewhere).sum() / mine.sum()):.1f}",
+                "mark of another part, %": f"{100 * float(elsewhere.sum() / mine.sum()):.1f}",
+                "most often of": part_names[int(most.argmax())] if elsewhere.any() else "",
+            }
+        )
+show_table(pd.DataFrame(rows), foot=provenance_line([record]))
+
+# %% [markdown]
+# ## How to read the results
+#
+# **What was measured.** Accuracy on the *whole* test set, with the weights of the **last** epoch. Nothing is chosen on test images; the test set is evaluated once
+# for each run. Each run leaves a record: configuration, data fingerprint, versions, device, history. Tables are drawn from records.
+#
+# **± is a spread, not an interval.** `61.3 ± 0.4` is the mean and the standard deviation over seeds.
+#
+# **Differences are paired.** Runs with the same seed share the order of the batches, and the first weights where they have the same layers. Their difference is
+# often steadier than either of them. For differences $d_1, \dots, d_n$ with mean $\bar d$ and standard deviation $s_d$ we give Student's interval,
+#
+# $$
+# \bar d \pm t_{n-1,\,0.975}\; s_d / \sqrt n .
+# $$ (eq-primer-interval)
+#
+# An example with invented numbers: three seeds, of which the second is lucky for both methods.
+
+# %% tags=["output"]
+a = np.array([0.62, 0.68, 0.63])
+b = np.array([0.60, 0.665, 0.605])
+difference = a - b
+half = stats.t.ppf(0.975, len(a) - 1) * difference.std(ddof=1) / np.sqrt(len(a))
+library = paired(
+    pd.DataFrame({"seed": range(3), "accuracy": a}), pd.DataFrame({"seed": range(3), "accuracy": b}), "accuracy"
+)
+np.testing.assert_allclose([library["low"], library["high"]], [difference.mean() - half, difference.mean() + half])
+loose = stats.ttest_ind(a, b).confidence_interval(0.95)
+print(
+    f"paired:   {100 * difference.mean():+.1f} points, interval [{100 * library['low']:+.1f}, {100 * library['high']:+.1f}]"
+)
+print(f"unpaired: {100 * difference.mean():+.1f} points, interval [{100 * loose.low:+.1f}, {100 * loose.high:+.1f}]")
+for n in (2, 3, 5, 10):
+    print(
+        f"{n:>2} seeds: half the interval is {stats.t.ppf(0.975, n - 1) / np.sqrt(n):.2f} standard deviations of the differences"
+    )
+
+# %% [markdown]
+# An interval that holds 0 does not show that two methods are equal; it shows that these seeds cannot tell. With one seed there is no interval at
+# all. Applied to the tables above, where there are seeds enough:
+
+
+# %% tags=["table"]
+def contrast(name: str, records: list, better: str, worse: str) -> dict[str, object]:
+    runs = wanted.table(name, records)
+    one, other = runs[runs["row"] == better], runs[runs["row"] == worse]
+    if not set(one["seed"]) & set(other["seed"]):
+        return {
+            "difference": f"{better} − {worse}",
+            "points": "not measured",
+            "95 % interval": "",
+            "seeds": 0,
+            "profile": "",
+        }
+    gap = paired(one, other, "test_accuracy")
+    known = gap["seeds"] > 1
+    return {
+        "difference": f"{better} − {worse}",
+        "points": f"{100 * gap['mean']:+.1f}",
+        "95 % interval": f"[{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]" if known else "none with one seed",
+        "seeds": int(gap["seeds"]),
+        "profile": ", ".join(sorted(set(runs["profile"]))),
+    }
+
+
+show_table(
+    pd.DataFrame(
+        [
+            contrast("birds/baseline", heads, "BN-ELU head, max pool", "linear head"),
+            contrast("birds/oracle", bound, "oracle crop of the deciding part", "whole image"),
+        ]
+    ),
+    foot=provenance_line([*heads, *bound]),
+)
+
+# %% [markdown]
+# Two uncertainties are at work. The interval over seeds asks: *would another training run say the same, on these test images?*
+# {eq}`eq-primer-se` asks: *would other test images?* A small gain on one test set has to pass both.
+#
+# ## The trap: choosing on the test set
+#
+# Many released training scripts evaluate on the test set after every epoch and report the best epoch. No image leaks into the gradients; still the number is too
+# good. Suppose the network is equally good in all $k$ epochs, with true accuracy $p$. Each measurement is $p$ plus noise of size $\sigma_n$, and a maximum picks
+# the noise:
+#
+# $$
+# \mathbb E\Bigl[\max_{e \le k} \hat p_e\Bigr] = \frac1n \sum_{s=0}^{n-1} \bigl(1 - B_{n,p}(s)^k\bigr)
+# \;\approx\; p + m_k\, \sigma_n,
+# $$ (eq-primer-max)
+#
+# for independent epochs, where $B_{n,p}$ is the distribution function of the binomial and $m_k$ the expected maximum of $k$ standard normal numbers. The sum against plain simulation, and the
+# approximation beside them:
+
+
+# %% tags=["output"]
+def expected_max(p: float, n: int, k: int) -> float:
+    return float((1 - stats.binom.cdf(np.arange(n), n, p) ** k).sum() / n)
+
+
+def normal_max(k: int) -> float:
+    """m_k: the integral of z over the density of the largest of k, as the integral of [z > 0] − Φ(z)^k."""
+    z = np.linspace(-9, 9, 18_001)
+    return float(((z > 0) - stats.norm.cdf(z) ** k).sum() * (z[1] - z[0]))
+
+
+rng = np.random.default_rng(0)
+n = PUBLISHED["CUB-200-2011"][2]
+for k in (1, 10, 100, 300):
+    simulated = float((rng.binomial(n, ASSUMED, (20_000, k)) / n).max(1).mean())
+    exact, normal = expected_max(ASSUMED, n, k), ASSUMED + normal_max(k) * standard_error(ASSUMED, n)
+    np.testing.assert_allclose(simulated, exact, atol=1e-4)
+    print(
+        f"k = {k:>3}: simulated {100 * simulated:.2f} %, exact {100 * exact:.2f} %, approximated {100 * normal:.2f} %"
+    )
+
+# %% [markdown]
+# Epochs of one run are not independent: an image that is hard today is hard tomorrow. If two epochs' measurements correlate with $\rho$, the shared
+# part of the noise is the same for all and cannot be picked; what remains to be picked shrinks to $m_k \sigma_n \sqrt{1 - \rho}$. It does not vanish:
+
+# %% tags=["table"]
+EPOCHS = 100
+show_table(
+    pd.DataFrame(
+        {
+            "test set": name,
+            "images": f"{n:,}",
+            **{
+                f"best of {k}, independent": f"+{100 * (expected_max(ASSUMED, n, k) - ASSUMED):.2f}"
+                for k in (10, EPOCHS, 300)
+            },
+            f"best of {EPOCHS}, ρ = 0.9": f"+{100 * normal_max(EPOCHS) * standard_error(ASSUMED, n) * np.sqrt(0.1):.2f}",
+        }
+        for name, (_, _, n) in sizes.items()
+    ),
+    foot=f"Points of accuracy gained by choice alone, from nothing but n, k and a true accuracy of {100 * ASSUMED:.0f} % in every epoch.",
+)
+
+# %% [markdown]
+# ### On our own runs
+#
+# The library never looks at the test set during training, so we play the same game on the validation images: what would "best epoch" have reported, and what does the last epoch say?
+
+# %%
+shown = [record] + [r for r in heads if r.id != record.id or r.profile != record.profile]
+labels_of = {r.id: row for r, row in zip(heads, wanted.table("birds/baseline", heads)["row"], strict=True)}
+rows = []
+for run in shown:
+    val = np.array([epoch["val_accuracy"] for epoch in run.history])
+    rows.append(
+        {
+            "run": labels_of.get(run.id, "linear head"),
+            "profile": run.profile,
+            "seed": run.seed,
+            "epochs": len(val),
+            "last epoch, %": f"{100 * val[-1]:.1f}",
+            "best epoch, %": f"{100 * val.max():.1f}",
+            "which": int(val.argmax()) + 1,
+            "gained by choice, points": f"{100 * (val.max() - val[-1]):+.1f}",
+            "test, last epoch, %": f"{100 * run.final['test_accuracy']:.1f}",
+        }
+    )
+
+# %% tags=["figure"]
+train_curve, val_curve = (100 * np.array([e[k] for e in record.history]) for k in ("train_accuracy", "val_accuracy"))
+steps = np.arange(1, len(val_curve) + 1)
+figure, ax = plt.subplots(figsize=(6.6, 3.4))
+ax.plot(steps, train_curve, "--", color=COLORS[6], label="training")
+ax.plot(steps, val_curve, "o-", ms=3.5, color=COLORS[0], label="validation")
+best = int(val_curve.argmax())
+ax.plot(steps[best], val_curve[best], "*", ms=15, color=COLORS[1], mec="white", label="best epoch")
+ax.plot(steps[-1], val_curve[-1], "s", ms=8, mfc="none", mec="black", label="last epoch")
+ax.set(xlabel="epoch", ylabel="accuracy, %")
+ax.legend(loc="lower right")
+show(
+    figure,
+    name="fig-primer-epochs",
+    caption="Accuracy by epoch of the network trained on this page. How much of the ups and downs at the end of validation is learning, and how much is noise "
+    "that the star collects?",
+    alt="Training and validation accuracy over the epochs of one run, with the best validation epoch and the last epoch marked.",
+)
+
+# %% tags=["table"]
+show_table(pd.DataFrame(rows), foot=provenance_line(shown))
+
+# %% [markdown]
+# The gain is never negative, whatever the noise does: that is the trap in one sentence. Validation accuracy chosen in this way is no longer an estimate of anything either; but there the test set
+# is still untouched and can say what the choice was worth.
+#
+# ### Choosing among equals
+#
+# A sharper experiment on the trained network. We make many variants that differ by small random changes of the last layer, which nobody would call a method; take half of the test images to choose the best
+# variant; and ask the *other* half how good it is. The variants err on nearly the same images, so we measure their correlation $\rho$, as the mean over pairs of variants, and
+# put $m_k \sigma_n \sqrt{1 - \rho}$ beside what is found.
+
+# %% tags=["output"]
+g = torch.Generator().manual_seed(0)
+VARIANTS, SPLITS = 300, 200
+noise = torch.randn(VARIANTS, *weight.shape, generator=g) * 0.05 * weight.std()
+scores = torch.einsum("nf,vcf->vnc", features, weight + noise) + bias  # (V, N, classes)
+right = (scores.argmax(2) == labels).double()  # (V, N)
+chosen, honest, average = [], [], []
+for _ in range(SPLITS):
+    half_a, half_b = torch.randperm(len(labels), generator=g).chunk(2)
+    on_a, on_b = right[:, half_a].mean(1), right[:, half_b].mean(1)  # (V,)
+    winner = int(on_a.argmax())
+    chosen.append(float(on_a[winner]))
+    honest.append(float(on_b[winner]))
+    average.append(float(on_b.mean()))
+print(f"{VARIANTS} variants, {len(half_a)} images to choose on, mean of {SPLITS} random halvings")
+print(f"accuracy of the winner where it was chosen: {100 * np.mean(chosen):.2f} %")
+print(f"accuracy of the winner on the other half:   {100 * np.mean(honest):.2f} %")
+print(f"accuracy of all variants on the other half: {100 * np.mean(average):.2f} %")
+rho = np.corrcoef(right[:40].numpy())[np.triu_indices(40, 1)].mean()
+formula = normal_max(VARIANTS) * standard_error(np.mean(average), len(half_a)) * np.sqrt(1 - rho)
+print(f"reported too much by choosing:              {100 * (np.mean(chosen) - np.mean(honest)):.2f} points")
+print(f"really gained by choosing:                  {100 * (np.mean(honest) - np.mean(average)):.2f} points")
+print(f"by the formula with ρ = {rho:.2f}:               {100 * formula:.2f} points")
+
+# %% tags=["figure"]
+figure, ax = plt.subplots(figsize=(6.6, 3.4))
+values = 100 * np.array([chosen, honest, average]).T
+for position, (value, color) in enumerate(zip(values.T, COLORS, strict=False)):
+    jitter = np.random.default_rng(position).uniform(-0.18, 0.18, len(value))
+    ax.plot(value, position + jitter, ".", ms=4, alpha=0.5, color=color)
+    ax.plot([value.mean()] * 2, [position - 0.32, position + 0.32], color="black", lw=2)
+ax.set_yticks(range(3), ["winner,\nchosen here", "winner,\nother half", "all variants,\nother half"])
+ax.invert_yaxis()
+ax.set(xlabel="accuracy, %")
+show(
+    figure,
+    name="fig-primer-choice",
+    caption="A dot is a random halving of the test images, the bar their mean. Top: what one would report for the best of many equal variants. Middle: what the same winner scores on images "
+    "that had no say. Bottom: the average variant.",
+    alt="Three rows of dots: accuracy of the chosen variant on the half it was chosen on, its accuracy on the other half, and the mean accuracy of all variants there.",
+)
+
+# %% [markdown]
+# ## Paper versus released code
+#
+# How the protocol of a paper and the one of its code can differ is best seen on a real log. The authors of MC-Loss {footcite:p}`chang2020devil` released, and later removed from the repository, the log of a ResNet-50 on CUB: 300 epochs, the test
+# set evaluated after each. Its script tests with `drop_last=True` in batches of 64.
+
+# %% tags=["output"]
+LOG = {"best of 300 epochs": 87.2569, "mean of the last ten": 86.88, "last epoch": 86.25}  # per cent, from that log
+n, batch = PUBLISHED["CUB-200-2011"][2], 64
+tested = n // batch * batch
+print(f"test images {n:,}; in whole batches {tested:,}; never tested {n - tested}")
+count = round(LOG["best of 300 epochs"] / 100 * tested)
+print(f"{count:,} / {tested:,} = {100 * count / tested:.4f} %, the best accuracy in the log")
+for name, value in LOG.items():
+    print(f"{name:<22} {value:7.2f} %   ({value - LOG['last epoch']:+.2f} to the last epoch)")
+p = LOG["mean of the last ten"] / 100
+print(f"expected from choice alone, 300 independent epochs: {100 * (expected_max(p, tested, 300) - p):+.2f} points")
+print(
+    f"the same with ρ = 0.9:                              {100 * normal_max(300) * standard_error(p, tested) * 0.1**0.5:+.2f} points"
+)
+
+# %% [markdown]
+# - **The published figure is the best epoch**, on the test images that fill whole batches. In that log a few tenths of a point to one point lie between it and
+#   the figures that no test image has chosen.
+# - **The last epoch is not beyond doubt either.** That schedule restarts its learning rate at the very end, so the mean of the last epochs is the fairer figure. *Fix the rule before the
+#   run*; which rule matters less.
+# - **`drop_last` in testing** leaves out images, and with shuffling other ones each time. Here an evaluation counts every sample once, also over several processes.
+# - **Schedules that watch the test set** choose on it too, more quietly: a plateau rule that lowers the learning rate by test accuracy is one. A released PyTorch port of Bilinear CNN does that, and keeps the best epoch besides.
+# - **Comparing with copied baselines.** Published accuracies of a plain ResNet-50 on CUB range over several points with resolution, head and schedule.
+#   A method has to be compared with a baseline of the same head, input, budget and seeds; the two baselines of this chapter are there for that.
+#
+# A checklist for any table, in this book or elsewhere:
+#
+# 1. Which images were trained on, which tested, and was every test image counted once?
+# 2. Which epoch, by which rule, chosen on what?
+# 3. The same backbone, weights, resolution, head, schedule and budget in both rows?
+# 4. How many seeds; paired or not; and is the difference larger than its interval?
+# 5. How many settings were tried on the images that the number is reported on?
+#
+# ## Exercises
+#
+# 1. **Chance scatter.** Show that meaningless labels leave the share $(C-1)/(N-1)$ of {eq}`eq-primer-scatter` between the classes on average. Check it with
+#    `share_between` and shuffled labels.
+#
+# ```{dropdown} Solution
+# Draw $N_c$ of $N$ images without replacement. With total scatter $T$, the variance of their mean around $\mu$ is
+# $\frac{T}{N N_c}\cdot\frac{N - N_c}{N - 1}$. Times $N_c$, summed over classes: $\frac{T}{N(N-1)}\sum_c (N - N_c) = T\,\frac{C-1}{N-1}$.
+# ```
+#
+# 2. **Seeds.** The differences of two methods scatter with a standard deviation of half a point. How many paired seeds does it take until the interval is no wider than ± 0.3 points?
+#
+# ```{dropdown} Solution
+# `min(n for n in range(2, 100) if stats.t.ppf(0.975, n - 1) * 0.5 / n**0.5 <= 0.3)` gives 14. The normal rule $(1.96 \cdot 0.5 / 0.3)^2 \approx 10.7$
+# forgets that $s_d$ is estimated too.
+# ```
+#
+# 3. **A larger test set.** By what factor does the gain of choosing shrink if the test set is four times as large? And if one looks at 30 epochs in place of 300?
+#
+# ```{dropdown} Solution
+# $\sigma_n$ halves, so the gain halves. From 300 to 30 epochs it falls only from $m_{300} \approx 2.88$ to $m_{30} \approx 2.04$, by less than a third: the maximum grows
+# like $\sqrt{2 \ln k}$. Even a few looks cost something.
+# ```
+#
+# 4. **Is the oracle crop a bound?** Name a way in which a network on whole images could beat the network on oracle crops.
+#
+# ```{dropdown} Solution
+# A crop enlarges by interpolation, so it adds no detail, and it shows each part at its own scale, without the bird beside it: how *long* a beak is can be seen better next to its head. With few
+# training images that may cost more than looking in the wrong place. What the other parts would tell, that they bear no mark, the crop gives away by itself: it shows the deciding part.
+# ```
+#
+# ## References
+#
+# ```{footbibliography}
+# ```
