@@ -243,8 +243,8 @@ print("length of z:", pool(maps).norm(dim=1).tolist())
 # the method: `head_share` of the epochs go to the head alone, at `head_lr_scale` times the learning rate.
 #
 # Here networks start from scratch, without features worth freezing: everything is trained from the start (`head_share=0`), and
-# {ref}`one of the tables below <bcnn-phases>` asks what a first step on random features does. The length of $z$ still matters, and the
-# learning rate has to be larger than the plain network's.
+# {ref}`one of the tables below <bcnn-phases>` asks what a first step on random features does. The length of $z$ still matters, and
+# B-CNN gets a larger learning rate than the plain network.
 
 # %%
 configs = {
@@ -287,7 +287,7 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
 for (row, (_, record)), color in zip(trained.items(), COLORS, strict=False):
     for ax, split in zip(axes, ("train", "val"), strict=True):
         ax.plot(
-            [e["epoch"] + 1 for e in record.history],
+            [e["epoch"] for e in record.history],
             [100 * e[f"{split}_accuracy"] for e in record.history],
             color=color,
             marker="o",
@@ -588,14 +588,23 @@ components, by_component = measured("bcnn/components")
 # %% [markdown]
 # ### Root and norm
 #
-# Average pooling against the four ways to finish Φ. Without root and norm, entries of Φ differ by orders of magnitude, and so do gradients;
-# each row has the learning rate that did best for it on validation images, among a few.
+# Average pooling against the four ways to finish Φ. The lengths of the vectors differ, and with them the gradients, so one learning rate
+# cannot be fair to all. The rows have the rates in the table, and the next table says how much depends on them.
 
 # %% tags=["table"]
 rates = {row: configs[0].lr for row, configs in wanted.groups()["bcnn/components"].configs("quick").items()}
 table = summarise(by_component, ACCURACY, "pooling")
 table.insert(1, "learning rate", [f"{rates[row]:g}" for row in table["pooling"]])
 show_table(table, foot=provenance_line(components))
+
+# %%
+by_rates, by_rate = measured("bcnn/rates")
+
+# %% tags=["table"]
+show_table(
+    summarise(by_rate, ACCURACY | {"validation accuracy, %": "val_accuracy"}, "pooling, learning rate"),
+    foot=provenance_line(by_rates),
+)
 
 # %% [markdown]
 # The same on real images: crops of part of Stanford Cars {footcite:p}`krause2013object`, 196 classes, from scratch on one GPU, with a $z$ of

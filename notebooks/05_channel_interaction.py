@@ -289,7 +289,8 @@ print(f"size of φ(Y) beside X:                            {((z - x).norm() / x.
 # These lines say which regime of {eq}`eq-cin-first-order` the network is in. A cosine near 1 in the first means that $Y$ is, for every channel, hardly
 # more than the average map, and that what is particular to a channel must come from small differences.
 #
-# Now the maps themselves: a strong channel on the deciding part, the three channels with the largest weights in its row, and the channel after SCI.
+# Now the maps themselves: a strong channel on the deciding part; of the channels that lie on a part, the three with the largest weights in its
+# row; and the channel after SCI. Their rank among all channels is written below: what ranks before them is silent, or peaks beside the bird.
 
 # %% tags=["figure"]
 shown = []
@@ -299,41 +300,37 @@ for part in ("crown", "breast", "wing", "tail"):
     score = torch.where(on, x.flatten(2).amax(2), -1)
     best = int(score.max(1).values.argmax())
     shown.append((best, int(score[best].argmax())))
-columns = ("image", "channel", "1st", "2nd", "3rd", "Y", "Z")
-figure, axes = plt.subplots(len(shown), len(columns), figsize=(10, 6.2))
+titles = ("image", "channel", *(f"complement {n}" for n in (1, 2, 3)), "$Y = WX$", "after SCI, $Z$")
+figure, axes = plt.subplots(len(shown), len(titles), figsize=(10, 6.2))
 for row, (i, k) in zip(axes, shown, strict=True):
-    others = w[i, k].clone()
-    others[k] = -1
-    chosen = others.topk(3).indices.tolist()
+    ranked = [j for j in w[i, k].argsort(descending=True).tolist() if j != k]  # the most complementary first
+    chosen = [j for j in ranked if parts[i, j] >= 0][:3]
     row[0].imshow(pixels[i].permute(1, 2, 0), extent=(0, 64, 64, 0))
     x1, y1, x2, y2 = birds.test.parts["boxes"][some[i], deciding[i]]
     row[0].add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="black", lw=1.6))
     row[0].set_xlabel(birds.classes[labels[i]], fontsize=8)
-    top = float(x[i].max())
     for ax, j in zip(row[1:5], (k, *chosen), strict=True):
-        ax.imshow(x[i, j], extent=(0, 64, 64, 0), vmin=0, vmax=top)
-        place = NAMES[parts[i, j]] if fires[i, j] else "silent"
-        ax.set_xlabel(f"{j}: {place}", fontsize=8)
+        ax.imshow(x[i, j], extent=(0, 64, 64, 0), vmin=0)
+        rank = "" if j == k else f", rank {ranked.index(j) + 1}"
+        ax.set_xlabel(f"{birds.part_names[parts[i, j]]}{rank}\nat most {x[i, j].max():.2g}", fontsize=8)
     for ax, values in ((row[5], y[i, k]), (row[6], z[i, k])):
         ax.imshow(values, extent=(0, 64, 64, 0))
-        ax.set_xlabel(f"{values.min():.1f} … {values.max():.1f}", fontsize=8)
+        ax.set_xlabel(f"{values.min():.2g} … {values.max():.2g}", fontsize=8)
     for ax in row:
         ax.set(xticks=[], yticks=[])
-for ax, title in zip(axes[0], columns, strict=True):
-    ax.set_title(title if title in ("image", "channel") else f"complement, {title}" if title[0].isdigit() else title)
-for ax, title in zip(axes[0, 5:], ("$Y = WX$", "after SCI, $Z$"), strict=True):
+for ax, title in zip(axes[0], titles, strict=True):
     ax.set_title(title)
 show(
     figure,
     name="fig-cin-complements",
-    caption="For four birds: the strongest channel on the deciding part (box), its three most complementary channels, all four in one "
-    "scale, with number and the part that each lies on; and the channel's Y and Z, each in a scale of its own.",
-    alt="Four rows of seven pictures: a bird, a channel that fires at one part, three channels that hardly fire there, the mixture Y, and "
-    "the channel after the block.",
+    caption="For four birds: the strongest channel on the deciding part (box); the three most complementary of the channels that lie on a part, with "
+    "that part, their rank among all channels and their largest value; Y and Z of the first channel. Every map has a scale of its own.",
+    alt="Four rows of seven pictures: a bird, a channel that fires at one part, three complementary channels, the mixture Y, and the channel after the "
+    "block. Below each channel stand the part it lies on and its largest value.",
 )
 
 # %% [markdown]
-# Look at the brightness of the complementary channels, too. A product is small where two channels fire at different places, and *also* where one of them
+# Look at the largest values, too. A product is small where two channels fire at different places, and *also* where one of them
 # hardly fires at all.
 #
 # ### Are complementary channels other parts?
@@ -806,7 +803,7 @@ show_table(
 
 
 # %% tags=["figure"]
-def descend(loss, steps=300):
+def descend(loss, steps=60):
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(3).repeat_interleave(20)
     points = 0.12 * torch.randn(60, 2, generator=g)

@@ -49,7 +49,8 @@ def roi_parts(method: Method, data: ImageData, device: str) -> dict[str, float |
 
     - ``pointing``: share of images whose peak lies on the deciding part, ``pointing_elsewhere`` on the next image's;
     - ``pointing_any``: on some part of the bird;
-    - ``mass``: mass on the deciding part over that of an even map, 1 for no preference.
+    - ``mass``: mass on the deciding part over that of an even map, 1 for no preference;
+    - ``saturated``: share of the cells below 0.01 or above 0.99, which hardly learn and hardly rank.
 
     Raises:
         ValueError: data without ``masks``, ``boxes`` and ``deciding`` parts, or a method without masks.
@@ -72,6 +73,7 @@ def roi_parts(method: Method, data: ImageData, device: str) -> dict[str, float |
         found[f"{name}/pointing_elsewhere"] = _mean(pointing_game(mask, part_masks.roll(-1, 0)))
         found[f"{name}/pointing_any"] = _mean(pointing_game(mask, bird))
         found[f"{name}/mass"] = _mean(share) / _mean(even)
+        found[f"{name}/saturated"] = _mean(((mask < 0.01) | (mask > 0.99)).float())
     return found
 
 

@@ -79,11 +79,23 @@ class TestRoiParts:
 
     def test_an_even_mask_has_mass_one(self):
         even = torch.full((2, 1, 4, 4), 0.3)
-        assert roi_parts(Written(mask_level5=even), two_images(), "cpu")["level5/mass"] == pytest.approx(1)
+        found = roi_parts(Written(mask_level5=even), two_images(), "cpu")
+        assert found["level5/mass"] == pytest.approx(1)
+        assert found["level5/saturated"] == 0
+
+    def test_saturated_cells_are_counted_at_both_ends(self):
+        mask = torch.tensor([[0.0, 0.5], [0.5, 0.995]]).expand(2, 1, 2, 2)
+        assert roi_parts(Written(mask_level5=mask), two_images(), "cpu")["level5/saturated"] == 0.5
 
     def test_a_method_with_one_stage_has_masks_but_no_boxes(self):
         found = roi_parts(Written(mask_level5=peak_at((0, 0), (0, 0))), two_images(), "cpu")
-        assert {name.split("/")[1] for name in found} == {"pointing", "pointing_elsewhere", "pointing_any", "mass"}
+        assert {name.split("/")[1] for name in found} == {
+            "pointing",
+            "pointing_elsewhere",
+            "pointing_any",
+            "mass",
+            "saturated",
+        }
 
     def test_no_masks_or_no_truth_is_refused(self):
         with pytest.raises(ValueError, match="masks are needed, such as those of method 'ap_cnn', got Written"):
