@@ -13,7 +13,7 @@ from fgvc_lib.data.files import data_root
 
 
 def test_unknown_names_and_arguments():
-    with pytest.raises(ValueError, match="no data set 'bird': choose from birds, digits"):
+    with pytest.raises(ValueError, match="no data set 'bird': choose from birds, birds_oracle, digits"):
         load("bird")
     with pytest.raises(ValueError, match="'birds' has no argument clases: choose from classes, per_class"):
         load("birds", clases=3)
@@ -23,7 +23,7 @@ def test_unknown_names_and_arguments():
         load("folder")
 
 
-@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"birds", "digits", "folder"}))
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"birds", "birds_oracle", "digits", "folder"}))
 def test_without_files_the_error_says_what_to_do(name, monkeypatch, tmp_path):
     monkeypatch.delenv("FGVC_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match="set the environment variable FGVC_DATA"):
