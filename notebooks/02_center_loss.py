@@ -464,7 +464,7 @@ def one_step(kind: str, k: int = 13, batch: int = 128, alpha: float = 0.5) -> fl
     elif kind == "derivative without ½":
         loss = (x - centre).square().sum() / batch  # the mean over the batch; other classes do not touch this centre
         (delta,) = torch.autograd.grad(loss, centre)
-    return float(-alpha * delta)
+    return float(-alpha * delta.detach())
 
 
 steps = {kind: one_step(kind) for kind in ("paper", "divided by the batch", "derivative without ½")}

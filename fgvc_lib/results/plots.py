@@ -84,7 +84,7 @@ def curve(axes: Axes, x: Sequence[float], runs: pd.DataFrame, by: str, value: st
     xs = runs[by].map(positions)
     axes.plot(xs, runs[value], "o", ms=3.5, alpha=0.6, color=line.get("color"))
     means = runs.assign(_x=xs).groupby("_x")[value].mean()
-    axes.plot(means.index, means, "-", lw=1.6, **line)
+    axes.plot(means.index, means, lw=1.6, **line)
     axes.set_xticks(range(len(x)), [f"{v:g}" for v in x])
 
 
