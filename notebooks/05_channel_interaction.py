@@ -542,11 +542,23 @@ show(
 #
 # ## The ablation
 #
-# The paper's rows, all with the same batches of 4 classes × 5 images, the same head and budget.
+# The paper's rows, all with the same batches of 4 classes × 5 images, the same head, learning rate and budget.
 
 # %% tags=["table"]
 ACCURACY = {"test accuracy, %": "test_accuracy", "training accuracy, %": "train_accuracy"}
 show_table(summarise(by_component, ACCURACY, "network"), foot=provenance_line(components))
+
+# %% [markdown]
+# A learning rate that suits one row may not suit another. How much of the differences above is that?
+
+# %%
+rates, by_rate = measured("cin/rates")
+
+# %% tags=["table"]
+show_table(
+    summarise(by_rate, ACCURACY | {"validation accuracy, %": "val_accuracy"}, "network, learning rate"),
+    foot=provenance_line(rates),
+)
 
 # %% [markdown]
 # And on crops of part of Stanford Cars {footcite:p}`krause2013object`, from scratch on one GPU; compare rows, not papers. The second table is the same with a deeper network.
@@ -803,7 +815,7 @@ show_table(
 
 
 # %% tags=["figure"]
-def descend(loss, steps=60):
+def descend(loss, steps=12):
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(3).repeat_interleave(20)
     points = 0.12 * torch.randn(60, 2, generator=g)
@@ -822,6 +834,7 @@ figure, axes = plt.subplots(1, 3, figsize=(9, 3.1), sharex=True, sharey=True)
 start, right_points, point_labels = descend(right_loss)
 panels = {"start": start, "the library's loss": right_points, "the wrong loss": descend(wrong_loss)[1]}
 for ax, (title, points) in zip(axes, panels.items(), strict=True):
+    ax.plot(*start.T, ".", ms=3, color="#bbbbbb")
     for k, marker in enumerate("o^s"):
         mine = points[point_labels == k]
         ax.plot(*mine.T, marker, ms=5, color=COLORS[k], label=f"class {k + 1}", alpha=0.75)
