@@ -87,7 +87,7 @@ def _made(executed: NotebookNode) -> str:
     facts += [f"{run['duration']:.0f} s", str(run["start_time"])[:10]]
     if commit:
         facts.append(f"commit `{commit[:10]}`" + " with changes" * (ours.get("dirty") == "1"))
-    return f"---\n\n*This page was run with papermill: {', '.join(facts)}.*"
+    return f"*This page was run with papermill: {', '.join(facts)}.*"
 
 
 def _copies() -> dict[Path, Path]:
