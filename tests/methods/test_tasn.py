@@ -139,6 +139,21 @@ def test_maps():
     torch.testing.assert_close(both["detail_map"], both["structure_map"])
 
 
+def test_passes_through_the_networks_do_not_grow_with_the_number_of_maps():
+    """Images that pass through the backbone: two a training image whatever the number of maps, one at test."""
+    for width in (2, 8):  # 8 and 32 attention maps
+        method, (images, labels) = small(attention_net={**NET, "width": width}), batch()
+        seen = {"backbone": 0, "attention": 0}
+        method.backbone.register_forward_pre_hook(lambda _, x, n=seen: n.update(backbone=n["backbone"] + len(x[0])))
+        method.attention_net.register_forward_pre_hook(
+            lambda _, x, n=seen: n.update(attention=n["attention"] + len(x[0]))
+        )
+        assert method(images, labels).maps["attention"].shape[1] == 4 * width
+        assert seen == {"backbone": 8, "attention": 4}
+        method.eval()(images)
+        assert seen == {"backbone": 8 + 4, "attention": 4 + 4}
+
+
 def test_detail_choice_is_the_rank_generators():
     method, (images, labels) = small(), batch()
     drawn = []
