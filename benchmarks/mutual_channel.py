@@ -13,6 +13,9 @@ Forward and backward of CE(g) − λ h on two maps: 32 × 600 × 14 × 14 (200 c
 ``stock``           softmax, ``max``, sum
 ``stock, amax``     the same with ``amax``, which shares ties and needs no indices
 
+The diversity alone, of ready-made distributions, is set against sums of distances between all pairs of a class's
+channels: Euclidean and Kullback–Leibler pair by pair, and Euclidean by inner products, which forms no pairs of maps.
+
 The mask is drawn at every call. On the CPU one thread is used and its processor time counted. Extra memory is the peak
 of what is allocated during one forward and backward, above what was there before: temporaries, what is saved, and the
 map's gradient. Writes data/benchmarks/mutual_channel-<device>.json.
@@ -238,6 +241,40 @@ def loss_alone(batch: int, channels: int, *, device: torch.device, repeats: int,
     return result
 
 
+def euclidean_by_pairs(p: Tensor) -> Tensor:
+    """Σ ‖p_a − p_b‖² over all ordered pairs of a class's channels."""
+    return (p[:, :, :, None] - p[:, :, None]).square().sum()  # of (B, c, ξ, ξ, HW)
+
+
+def euclidean_by_products(p: Tensor) -> Tensor:
+    """The same as ‖p_a‖² + ‖p_b‖² − 2 p_a·p_b."""
+    gram = p @ p.mT  # (B, c, ξ, ξ)
+    square = gram.diagonal(dim1=2, dim2=3)  # (B, c, ξ)
+    return (square[..., None] + square[..., None, :] - 2 * gram).sum()
+
+
+def divergence_by_pairs(p: Tensor) -> Tensor:
+    """Σ KL(p_a ‖ p_b) over all ordered pairs."""
+    logp = p.log()
+    return (p[:, :, :, None] * (logp[:, :, :, None] - logp[:, :, None])).sum()
+
+
+def diversity_alone(xi: int, *, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Forward and backward of 8 images with 20 classes of ξ channels, from the distributions on."""
+    p = torch.rand(8, 20, xi, SIDE * SIDE, device=device).softmax(3).requires_grad_()
+    sums: dict[str, Callable[[Tensor], Tensor]] = {
+        "maximum": lambda p: p.amax(2).sum(),
+        "Euclidean, pair by pair": euclidean_by_pairs,
+        "Euclidean, inner products": euclidean_by_products,
+        "Kullback–Leibler, pair by pair": divergence_by_pairs,
+    }
+    torch.testing.assert_close(euclidean_by_pairs(p), euclidean_by_products(p), atol=1e-3, rtol=1e-2)
+    calls = {name: (lambda f=f: torch.autograd.grad(f(p), p)) for name, f in sums.items()}
+    seconds = turns(calls, repeats=repeats, inner=20 if device.type == "cuda" else 2, device=device)
+    medians = {name: found["median"] for name, found in seconds.items()}
+    return {"seconds": seconds, "over_the_maximum": ratios(medians, "maximum")}
+
+
 def training_step(method: Method, images: Tensor, labels: Tensor) -> Callable[[], None]:
     """Forward, loss, backward and SGD."""
     optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9)
@@ -290,6 +327,8 @@ def main() -> None:
         name: loss_alone(batch, channels, device=device, repeats=args.repeats, compiled=not args.no_compile)
         for name, (batch, channels) in MAPS.items()
     }
+    for xi in (3, 10):
+        results[f"diversity of ξ = {xi} channels a class"] = diversity_alone(xi, device=device, repeats=args.repeats)
     results["training step"] = step_over_baseline(device=device, repeats=args.step_repeats, batch=args.step_batch)
     write("mutual_channel", device, results, note=note)
 

@@ -358,7 +358,7 @@ for (row, (method, _)), color, marker in zip(trained.items(), COLORS, "os", stri
     scores = [100 * accuracy(method, last_map(method, tiles(pixels, n))) for n in counts]
     ax.plot(range(len(counts)), scores, marker=marker, color=color, label=row)
 ax.axhline(100 / len(birds.classes), color="black", lw=0.8, ls=":", label="chance")
-ax.set(xlabel="tiles", ylabel="accuracy, %", ylim=(0, None))
+ax.set(xlabel="tiles", ylabel="accuracy, %", ylim=(0, 100))
 ax.set_xticks(range(len(counts)), [f"{n}²" for n in counts])
 ax.legend()
 show(
@@ -498,7 +498,7 @@ figure, ax = plt.subplots(figsize=(5.6, 3))
 ax.plot(range(len(ranks)), scores, "o-", color=COLORS[0], label="B-CNN, cut to a rank")
 ax.axhline(100 * accuracy(plain, pooled["average pooling"]), color=COLORS[1], ls="--", label="average pooling")
 ax.set_xticks(range(len(ranks)), [f"{r}" for r in ranks])
-ax.set(xlabel="rank that is kept of each class's V", ylabel="accuracy, %", ylim=(0, None))
+ax.set(xlabel="rank that is kept of each class's V", ylabel="accuracy, %", ylim=(0, 100))
 ax.legend()
 show(
     figure,

@@ -103,6 +103,8 @@ def test_benchmarks_and_reasons(tmp_path, monkeypatch):
     assert judge(row).verdict == "reproduced"
     (folder / "speed-cpu.json").write_text(json.dumps({"rows": [{"ratio": 1.5}]}))
     assert judge(row).verdict == "not reproduced"
+    (folder / "speed-cpu.json").write_text(json.dumps({"rows": [{"seconds": 1.5}]}))
+    assert judge(row).verdict == "not measured yet"  # a benchmark of before the number was taken
     assert judge(claim(untestable="no code")).why == "no code"
     assert "checked by tests/x.py::test_y" in judge(claim(test="tests/x.py::test_y")).why
 
