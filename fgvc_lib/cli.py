@@ -1,4 +1,4 @@
-"""The command line: ``fgvc train | evaluate | predict | runs | methods | datasets``.
+"""The command line: ``fgvc train | evaluate | predict | export | runs | weights | methods | datasets``.
 
 Everything heavy is imported inside the commands, so that help and mistakes answer at once.
 """
@@ -6,6 +6,7 @@ Everything heavy is imported inside the commands, so that help and mistakes answ
 from __future__ import annotations
 
 import csv
+import errno
 import inspect
 import json
 import os
@@ -57,6 +58,8 @@ def train(
     """
     named = {"method": method, "backbone": backbone, "data": data, "epochs": epochs, "seed": seed}
     settings = _settings(config, set_, {key: value for key, value in named.items() if value is not None})
+    if folder is not None:
+        _check_writable(folder)
     from fgvc_lib.train import fit
 
     fitted = fit(
@@ -80,6 +83,7 @@ def evaluate(
         raise ValueError(f"split must be train, val or test, got {split!r}")
     if strange := [s for s in set_ if not s.startswith(("data=", "data_args."))]:
         raise ValueError(f"only data and data_args can be set here, got {strange[0]}")
+    from fgvc_lib import arguments
     from fgvc_lib.data import load
     from fgvc_lib.train import evaluate as score
     from fgvc_lib.train import load_trained
@@ -89,6 +93,7 @@ def evaluate(
     method, info = load_trained(model)
     settings = {"data": info.config["data"], "data_args": dict(info.config["data_args"])}
     _override(settings, set_)
+    arguments.check(settings)
     data = load(settings["data"], **settings["data_args"])
     if data.classes != info.classes:
         raise ValueError(f"{data.name} has other classes than {info.data['name']}, which the model was trained on")
@@ -148,6 +153,25 @@ def predict(
 
 
 @app.command()
+def export(
+    model: Model,
+    file: Annotated[Path, typer.Argument(help="To write: ends in .pt2 (torch.export) or .onnx.", metavar="FILE")],
+) -> None:
+    """Write a trained model as a file that runs without this library.
+
+    It takes images (B, C, S, S) in [0, 1], any B, and gives logits. It is kept only if it computes what the model does.
+    """
+    from fgvc_lib import export as exporting
+    from fgvc_lib.train import load_trained
+
+    if file.suffix not in exporting.FORMATS:  # before the model is read
+        raise ValueError(f"an exported model ends in {' or '.join(exporting.FORMATS)}, got {file.name!r}")
+    method, info = load_trained(model)
+    exporting.export(method, info, file)
+    print(json.dumps({"file": str(file), "bytes": file.stat().st_size, "classes": len(info.classes)}))
+
+
+@app.command()
 def runs(
     profile: Annotated[str, typer.Option(help="cpu, gpu or paper.", metavar="NAME")] = "gpu",
     only: Annotated[str, typer.Option(help="Experiments whose name starts so.", metavar="NAME")] = "",
@@ -155,6 +179,14 @@ def runs(
     jobs: Annotated[int, typer.Option(help="Runs side by side.", metavar="N")] = 1,
     minutes: Annotated[float | None, typer.Option(help="Start no run after so long.", metavar="M")] = None,
     share: Annotated[str, typer.Option(help="k/N: every N-th missing run from the k-th on.", metavar="K/N")] = "0/1",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check weights, data, settings; estimate memory, hours.")
+    ] = False,
+    tflops: Annotated[float, typer.Option(help="Of a device, for the dry run's hours.", metavar="T")] = 20.0,
+    processes: Annotated[int, typer.Option(help="Devices a run, for the dry run.", metavar="N")] = 1,
+    configs: Annotated[
+        Path | None, typer.Option(help="Write each missing run's settings here, for `fgvc train`.", metavar="DIR")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Measure the runs that data/runs.yaml wants and that have no record yet, the most wanted first."""
@@ -163,17 +195,44 @@ def runs(
     k, slash, n = share.partition("/")
     if not (slash and k.isdigit() and n.isdigit() and int(k) < int(n)):
         raise ValueError(f"share must be k/N with k below N, got {share!r}")
-    if jobs < 1:
-        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    if min(jobs, processes) < 1 or tflops <= 0:
+        raise ValueError(f"jobs, processes and tflops must be positive, got {jobs}, {processes} and {tflops}")
+    if dry_run or configs is not None:
+        from fgvc_lib.results import rehearsal
+
+        if configs is not None:
+            for path in rehearsal.write_configs(profile, configs, only=only):
+                print(path)
+        if dry_run and not rehearsal.report(profile, only=only, tflops=tflops, processes=processes):
+            sys.exit(1)
+        return
     missing = wanted.missing(profile, only=only)
     if list_:
         for group, row, config in missing:
             print(f"{group.priority}  {group.name:<24}{row:<36}seed {config.seed}")
         print(f"{len(missing)} runs of profile {profile} are missing")
     elif jobs > 1:
-        sys.exit(queue.work_side_by_side(profile, jobs, only=only, minutes=minutes))
+        sys.exit(queue.work_side_by_side(profile, jobs, only=only, minutes=minutes, device=device))
     else:
         queue.work(profile, only=only, share=(int(k), int(n)), device=device, minutes=minutes)
+
+
+@app.command()
+def weights(
+    folder: Annotated[Path, typer.Argument(help="To write to.", metavar="DIR")],
+    profile: Annotated[str, typer.Option(help="quick, cpu or gpu.", metavar="NAME")] = "quick",
+    only: Annotated[str, typer.Option(help="Experiments whose name starts so.", metavar="NAME")] = "",
+    device: Device = None,
+) -> None:
+    """Train what the chapters look inside, and write it to a folder.
+
+    A file for each network, taken from the build folder where it is trained already, and manifest.json with the
+    checksums. Chapters and `results.trained` use them in place of training where FGVC_WEIGHTS names the folder.
+    """
+    from fgvc_lib.results import release
+
+    if dirty := release.write_all(profile, folder, only=only, device=device):
+        print(f"note: {dirty} of them trained with uncommitted changes: not for a release", file=sys.stderr)
 
 
 @app.command()
@@ -211,14 +270,53 @@ def _list(name: str, thing: Any, *, given: int) -> None:
 
 def _settings(file: Path | None, assignments: list[str], named: dict[str, Any]) -> Any:
     """The configuration from a YAML file, ``key=value`` texts and options, the later ones winning."""
-    from fgvc_lib.config import Config
+    settings: dict[str, Any] = {}
+    if file is not None:
+        _check_yaml(file)
+        from fgvc_lib.config import Config
 
-    settings: dict[str, Any] = {} if file is None else Config.from_yaml(file).to_dict()
+        settings = Config.from_yaml(file).to_dict()
     _override(settings, assignments)
     settings |= named
-    if settings.get("backbone", "resnet") == "resnet":
-        settings["backbone_args"] = {"depth": "small", **settings.get("backbone_args", {})}
-    return Config.from_dict(settings)
+    from fgvc_lib import arguments
+    from fgvc_lib.config import Config
+
+    given = settings.get("backbone_args", {})
+    if settings.get("backbone", "resnet") == "resnet" and isinstance(given, dict):
+        settings["backbone_args"] = {"depth": "small", **given}
+    configured = Config.from_dict(settings)
+    arguments.check(configured.to_dict())
+    return configured
+
+
+def _check_yaml(file: Path) -> None:
+    """Refuse what is no text, no YAML, or YAML made to fill the memory: aliases and depth multiply a few bytes."""
+    depth = 0
+    try:
+        for event in yaml.parse(file.read_text(encoding="utf8"), Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > 20:
+                what = "uses an alias" if isinstance(event, yaml.AliasEvent) else "is more than 20 levels deep"
+                raise ValueError(f"{file}, line {_line(event.start_mark)}: {what}, which settings have no use for")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8: {error.reason} at byte {error.start}") from error
+    except yaml.MarkedYAMLError as error:
+        line = _line(error.problem_mark)
+        raise ValueError(f"{file} is not valid YAML: line {line}: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not valid YAML: {error}") from error
+
+
+def _line(mark: Any) -> int:
+    return mark.line + 1 if mark else 1
+
+
+def _check_writable(folder: Path) -> None:
+    """Say so now, and not when the first checkpoint is due, where nothing can be written to ``folder``."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "is not a folder" if not there.is_dir() else "cannot be written to"
+        raise ValueError(f"{there} {what}: choose another --folder")
 
 
 def _override(settings: dict[str, Any], assignments: list[str]) -> None:
@@ -254,8 +352,19 @@ def main() -> None:
         status = _status(error)
         if status is None or os.environ.get("FGVC_DEBUG"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(_sentence(error).split())}", file=sys.stderr)
         sys.exit(status)
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong and what to do about it."""
+    from urllib.error import URLError
+
+    if isinstance(error, URLError):  # pretrained weights
+        return f"a download failed ({error.reason}): check the network and try again"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{error}: make room and run the same command again, which goes on from the last file that is whole"
+    return str(error)
 
 
 def _status(error: Exception) -> int | None:
@@ -264,6 +373,7 @@ def _status(error: Exception) -> int | None:
         return 2
     import torch
 
+    from fgvc_lib.export import ExportError
     from fgvc_lib.train import CompileError, NonFiniteLoss
 
-    return 1 if isinstance(error, (CompileError, NonFiniteLoss, torch.OutOfMemoryError)) else None
+    return 1 if isinstance(error, (CompileError, ExportError, NonFiniteLoss, torch.OutOfMemoryError)) else None

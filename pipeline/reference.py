@@ -12,7 +12,7 @@ PAGES = {
     "layers": ["layers"],
     "methods": ["methods", "backbones"],
     "data": ["data"],
-    "train": ["config", "train"],
+    "train": ["config", "train", "export"],
     "results": ["results"],
     "measures": ["measures"],
 }

@@ -7,8 +7,7 @@ import io
 import json
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_lib import cli
-
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fgvc", *map(str, arguments)])
-        with warnings.catch_warnings():
-            try:
-                cli.main()
-                status = 0
-            except SystemExit as stop:
-                status = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    shown = warnings.formatwarning
-    yield call
-    warnings.formatwarning = shown
-
-
 SHORT = ["--quiet", "--device", "cpu", "-s", "max_steps=2", "-s", "batch_size=16", "-s", "backbone_args.width=4"]
 
 
@@ -69,10 +46,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "methods", "datasets"])
-def test_help_fits_one_screen(command: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "export", "weights", "methods", "datasets"])
+def test_help_fits_one_screen(command: str, fgvc: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    status, out, _ = run(*command.split(), "--help")
+    status, out, _ = fgvc(*command.split(), "--help")
     lines = out.splitlines()
     assert status == 0
     assert len(lines) <= 24
@@ -87,9 +64,9 @@ def test_it_runs_as_a_module_without_importing_torch() -> None:
     assert "predict" in done.stdout
 
 
-def test_train_then_evaluate(run: Run, tmp_path: Path) -> None:
+def test_train_then_evaluate(fgvc: Run, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("method: baseline\nepochs: 7\nseed: 5\nlr: 0.01\n")
-    status, out, err = run(
+    status, out, err = fgvc(
         "train", "--config", tmp_path / "run.yaml", *SHORT, "--epochs", 1, "-s", "lr=0.02", "--folder", tmp_path / "run"
     )
     assert (status, err) == (0, "")
@@ -101,21 +78,21 @@ def test_train_then_evaluate(run: Run, tmp_path: Path) -> None:
     assert config["backbone_args"] == {"depth": "small", "width": 4}
     assert content["info"]["classes"] == tuple("0123456789")
 
-    status, out, _ = run("evaluate", tmp_path / "run", "--device", "cpu")
+    status, out, _ = fgvc("evaluate", tmp_path / "run", "--device", "cpu")
     scores = json.loads(out)
     assert status == 0
     assert scores["accuracy"] == pytest.approx(result["final"]["test_accuracy"])
     assert scores["loss"] == pytest.approx(result["final"]["test_loss"], rel=1e-5)
     # without model.pt, the newest checkpoint is the model
     (tmp_path / "run" / "model.pt").unlink()
-    status, out, err = run("evaluate", tmp_path / "run", "--device", "cpu", "-s", "data_args.seed=1")
+    status, out, err = fgvc("evaluate", tmp_path / "run", "--device", "cpu", "-s", "data_args.seed=1")
     assert status == 0
     assert json.loads(out)["images"] == scores["images"]
     assert "not the data that the model was trained on" in err
 
 
-def test_predict_names_classes_with_probabilities(run: Run, trained: Path, pictures: Path) -> None:
-    status, out, _ = run("predict", trained, pictures, "--format", "json", "--device", "cpu")
+def test_predict_names_classes_with_probabilities(fgvc: Run, trained: Path, pictures: Path) -> None:
+    status, out, _ = fgvc("predict", trained, pictures, "--format", "json", "--device", "cpu")
     rows = [json.loads(line) for line in out.splitlines()]
     assert status == 0
     assert [Path(row["file"]).name for row in rows] == ["grey.jpg", "red.png"]
@@ -123,13 +100,13 @@ def test_predict_names_classes_with_probabilities(run: Run, trained: Path, pictu
         assert {c["class"] for c in row["classes"]} == {"ant", "bee", "cat"}
         assert sum(c["probability"] for c in row["classes"]) == pytest.approx(1, abs=1e-4)
 
-    _, out, _ = run("predict", trained / "model.pt", pictures / "red.png", "--format", "csv", "--top", 2)
+    _, out, _ = fgvc("predict", trained / "model.pt", pictures / "red.png", "--format", "csv", "--top", 2)
     table = list(csv.reader(io.StringIO(out)))
     assert table[0] == ["file", "rank", "class", "probability"]
     assert len(table) == 3
     assert float(table[1][3]) == pytest.approx(rows[1]["classes"][0]["probability"], abs=1e-4)
 
-    _, out, _ = run("predict", trained, pictures / "red.png", "--top", 1)
+    _, out, _ = fgvc("predict", trained, pictures / "red.png", "--top", 1)
     assert rows[1]["classes"][0]["class"] in out
     assert "%" in out
 
@@ -148,8 +125,8 @@ def test_predict_sees_what_evaluation_sees(trained: Path, tmp_path: Path) -> Non
     torch.testing.assert_close(found.probabilities, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_predict_draws_where_it_looked(run: Run, trained: Path, pictures: Path, tmp_path: Path) -> None:
-    status, out, _ = run("predict", trained, pictures, "--overlay", tmp_path / "maps", "--format", "json")
+def test_predict_draws_where_it_looked(fgvc: Run, trained: Path, pictures: Path, tmp_path: Path) -> None:
+    status, out, _ = fgvc("predict", trained, pictures, "--overlay", tmp_path / "maps", "--format", "json")
     assert status == 0
     drawn = sorted(p.name for p in (tmp_path / "maps").iterdir())
     assert drawn == ["0000-grey.png", "0001-red.png"]
@@ -158,12 +135,23 @@ def test_predict_draws_where_it_looked(run: Run, trained: Path, pictures: Path, 
         assert picture.size == (16, 16)
 
 
-def test_methods_and_datasets_are_listed(run: Run) -> None:
-    status, out, _ = run("methods")
+def test_export_writes_a_file_that_computes_the_same(fgvc: Run, trained: Path, tmp_path: Path) -> None:
+    status, out, err = fgvc("export", trained, tmp_path / "model.pt2")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["classes"] == 3
+    from fgvc_lib.train import load_trained
+
+    images = torch.rand(3, 3, 16, 16)
+    expected = load_trained(trained)[0]((images - 0.5) / 0.3).logits
+    torch.testing.assert_close(torch.export.load(tmp_path / "model.pt2").module()(images), expected)
+
+
+def test_methods_and_datasets_are_listed(fgvc: Run) -> None:
+    status, out, _ = fgvc("methods")
     assert status == 0
     assert "baseline" in out
     assert "head='linear'" in out
-    status, out, _ = run("datasets")
+    status, out, _ = fgvc("datasets")
     assert status == 0
     assert "digits" in out
 
@@ -193,32 +181,68 @@ def test_methods_and_datasets_are_listed(run: Run) -> None:
         (["predict", "TRAINED", "PICTURES", "--format", "xml"], "format must be text, json or csv, got 'xml'"),
         (["predict", "TRAINED", "PICTURES", "--top", "0"], "top and batch-size must be at least 1, got 0"),
         (["predict", "TRAINED", "EMPTY"], "has no images"),
+        (["export", "TRAINED", "model.pth"], "an exported model ends in .pt2 or .onnx, got 'model.pth'"),
+        (["export", "nowhere", "model.pt2"], "no trained model at nowhere"),
+        (["weights", "EMPTY/kept", "--only", "none"], "no network to look inside whose name starts 'none'"),
         (["fly"], "No such command 'fly'"),
     ],
 )
 def test_a_mistake_is_one_sentence(
-    arguments: list[str], sentence: str, run: Run, trained: Path, pictures: Path, tmp_path: Path
+    arguments: list[str], sentence: str, fgvc: Run, trained: Path, pictures: Path, tmp_path: Path
 ) -> None:
     names = {"TRAINED": str(trained), "PICTURES": str(pictures), "EMPTY": str(tmp_path)}
     for name, path in names.items():
         arguments = [argument.replace(name, path) for argument in arguments]
-    status, _, err = run(*arguments)
+    status, _, err = fgvc(*arguments)
     assert status == 2
     assert sentence in err
     assert "Traceback" not in err
     assert len([line for line in err.splitlines() if line.lower().startswith("error")]) == 1
 
 
-def test_a_run_that_fails_says_so_with_status_1(run: Run) -> None:
-    status, _, err = run("train", *SHORT, "-s", "lr=1e38", "-s", "momentum=0", "-s", "max_steps=3")
+def test_a_run_that_fails_says_so_with_status_1(fgvc: Run) -> None:
+    status, _, err = fgvc("train", *SHORT, "-s", "lr=1e38", "-s", "momentum=0", "-s", "max_steps=3")
     assert status == 1
     assert "is not finite" in err
 
 
-def test_a_fault_of_the_program_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_the_program_is_not_hidden(fgvc: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **kwargs: Any) -> None:
         raise KeyError("a bug")
 
     monkeypatch.setattr("fgvc_lib.train.fit", broken)
     with pytest.raises(KeyError):
-        run("train", *SHORT)
+        fgvc("train", *SHORT)
+
+
+def test_runs_lists_measures_or_shares_what_is_missing(fgvc: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from fgvc_lib.config import Config
+    from fgvc_lib.results import queue, wanted
+
+    asked: list[Any] = []
+    group = SimpleNamespace(name="ch/table", priority=2)
+    monkeypatch.setattr(wanted, "missing", lambda profile, only: [(group, "a row", Config(seed=4))])
+    monkeypatch.setattr(queue, "work", lambda *a, **k: asked.append((a, k)))
+    monkeypatch.setattr(queue, "work_side_by_side", lambda *a, **k: asked.append((a, k)) or 3)
+
+    status, out, _ = fgvc("runs", "--list", "--profile", "cpu")
+    assert status == 0
+    assert out.splitlines() == [
+        f"2  {'ch/table':<24}{'a row':<36}seed 4",
+        "1 runs of profile cpu are missing",
+    ]
+    assert asked == []
+    fgvc("runs", "--only", "ch", "--share", "1/3", "--minutes", "2", "--device", "cpu")
+    assert asked == [(("gpu",), {"only": "ch", "share": (1, 3), "device": "cpu", "minutes": 2.0})]
+    status, *_ = fgvc("runs", "--jobs", "2", "--device", "cuda:1")
+    assert status == 3  # the worst of the workers
+    assert asked[1] == (("gpu", 2), {"only": "", "minutes": None, "device": "cuda:1"})
+
+
+@pytest.mark.parametrize("share", ["3", "2/2", "a/b", "1/"])
+def test_a_share_that_is_none_is_refused(share: str, fgvc: Run) -> None:
+    status, _, err = fgvc("runs", "--share", share)
+    assert status == 2
+    assert f"share must be k/N with k below N, got {share!r}" in err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from typing import Any
+from urllib.error import URLError
 
 from fgvc_lib.data.cub import cub
 from fgvc_lib.data.dataset import ImageData, Split
@@ -41,6 +42,7 @@ def load(name: str, **args: Any) -> ImageData:
     Raises:
         ValueError: an unknown name or argument, or a set that cannot be made as asked.
         FileNotFoundError: files that are not there; the sentence says where they should be.
+        OSError: a download that failed.
     """
     if name not in DATASETS:
         raise ValueError(f"no data set {name!r}: choose from {', '.join(DATASETS)}")
@@ -55,7 +57,15 @@ def load(name: str, **args: Any) -> ImageData:
     missing = [arg for arg in required if arg not in args]
     if missing:
         raise ValueError(f"data set {name!r} needs the argument {', '.join(missing)}")
-    return DATASETS[name](**args)
+    try:
+        return DATASETS[name](**args)
+    except (RuntimeError, URLError) as error:  # what torchvision's downloads raise
+        if not args.get("download"):
+            raise
+        reason = " ".join(str(error).split())
+        raise OSError(
+            f"{name} cannot be downloaded ({reason}): check the network, or fetch its files by hand"
+        ) from error
 
 
 __all__ = ["DATASETS", "ImageData", "Loader", "Split", "load", "oracle_crop"]

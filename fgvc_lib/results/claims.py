@@ -78,7 +78,7 @@ class Verdict:
 
 def claims(path: Path | None = None) -> list[Claim]:
     """The rows of ``data/claims.yaml``, refused where one lacks a field."""
-    path = path or _data("claims.yaml")
+    path = path or folders.committed("claims.yaml")
     rows = yaml.safe_load(path.read_text(encoding="utf8"))["claims"]
     names = [row.get("id") for row in rows]
     if len(set(names)) < len(names):
@@ -162,12 +162,14 @@ def _judge_pair(test: Mapping[str, Any], other: str) -> Verdict:
 
 
 def _judge_benchmark(test: Mapping[str, Any]) -> Verdict:
-    path = _data("benchmarks") / f"{test['benchmark']}.json"
+    path = folders.committed("benchmarks") / f"{test['benchmark']}.json"
     unit = test.get("unit", "×")
     if not path.is_file():
         return Verdict("not measured yet", unit=unit, why=f"no benchmark {test['benchmark']} yet")
     value: Any = json.loads(path.read_text(encoding="utf8"))
     for key in str(test["key"]).split("."):
+        if isinstance(value, Mapping) and key not in value:
+            return Verdict("not measured yet", unit=unit, why=f"benchmark {test['benchmark']} has no {key} yet")
         value = value[int(key)] if isinstance(value, list) else value[key]
     holds = value >= test["bound"] if test["side"] == "greater" else value <= test["bound"]
     sign = "≥" if test["side"] == "greater" else "≤"
@@ -177,8 +179,3 @@ def _judge_benchmark(test: Mapping[str, Any]) -> Verdict:
         unit=unit,
         why=f"{test['benchmark']}: {test['key']} {sign} {test['bound']}",
     )
-
-
-def _data(name: str) -> Path:
-    here = folders.root() / "data" / name
-    return here if here.exists() else Path(__file__).parents[1] / "recorded" / name

@@ -11,19 +11,30 @@ from pathlib import Path
 
 COMMITTED = ("cpu", "gpu", "paper")
 """Profiles whose records are evidence; the others prove that the code runs."""
+PACKAGED = Path(__file__).parents[1] / "recorded"
+"""The copy of ``data/`` in an installed package, put there when the wheel is built."""
+
+
+def repository() -> Path | None:
+    """The repository that the working folder is in, known by its ``data/runs.yaml``."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "data" / "runs.yaml").is_file()), None)
 
 
 def root() -> Path:
-    """The repository, found upwards from here by its ``data/runs.yaml``; else the working folder."""
-    here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "data" / "runs.yaml").is_file()), here)
+    """The repository; outside of one, the working folder."""
+    return repository() or Path.cwd()
+
+
+def committed(name: str) -> Path:
+    """``data/<name>`` of the repository; outside of one, of the copy that an installed package carries."""
+    home = repository()
+    return (home / "data" if home else PACKAGED) / name
 
 
 def recorded() -> Path:
-    """The folder of committed records: the repository's, or the copy that an installed package carries."""
-    here = root() / "data" / "results"
-    packaged = Path(__file__).parents[1] / "recorded" / "results"
-    return packaged if packaged.is_dir() and not here.is_dir() else here
+    """The folder of committed records."""
+    return committed("results")
 
 
 def build(profile: str) -> Path:

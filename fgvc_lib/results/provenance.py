@@ -43,11 +43,13 @@ def commit() -> tuple[str, bool]:
     """
     if os.environ.get("FGVC_COMMIT"):
         return os.environ["FGVC_COMMIT"], os.environ.get("FGVC_DIRTY", "0") not in ("", "0")
+    release = f"release {fgvc_lib.__version__}", False
     try:
-        sha = _git("rev-parse", "HEAD")
-        return sha, bool(_git("status", "--porcelain", "--", "fgvc_lib"))
+        if _git("rev-parse", "--show-prefix"):  # installed somewhere inside a repository of somebody else
+            return release
+        return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--", "fgvc_lib"))
     except (OSError, subprocess.CalledProcessError):
-        return f"release {fgvc_lib.__version__}", False
+        return release
 
 
 def code_fingerprint(config: dict[str, Any]) -> str:

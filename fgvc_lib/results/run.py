@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fgvc_lib.data import load
 from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.measures import MEASURES
 from fgvc_lib.methods.base import Method
-from fgvc_lib.results import folders, provenance
+from fgvc_lib.results import folders, provenance, weights
 from fgvc_lib.results.record import Record, RecordError, read, run_id, write
 
 
@@ -54,7 +55,13 @@ def trained(
     device: str | None = None,
     progress: bool = False,
 ) -> tuple[Method, Record]:
-    """Like :func:`run`, and the trained method too, in evaluation mode: from saved weights where there are some."""
+    """Like :func:`run`, and the trained method too, in evaluation mode: from saved weights where there are some.
+
+    Those are the weights of an earlier run in the build folder, or files of the folder that ``FGVC_WEIGHTS`` names.
+
+    Raises:
+        WeightsError: the folder of ``FGVC_WEIGHTS`` has no manifest, or its file of this run is damaged.
+    """
     record, method = _run(config, profile, chapter, data, device, progress, keep_weights=True)
     assert method is not None
     return method, record
@@ -75,6 +82,11 @@ def find(config: Config, data_fingerprint: str, *, profile: str) -> Record | Non
     return None
 
 
+def run_name(config: Config, data_fingerprint: str) -> str:
+    """The name of a run that is trained: its id, and the fingerprint of the code that trains it."""
+    return f"{run_id(config, data_fingerprint)}-{provenance.code_fingerprint(config.to_dict())}"
+
+
 def is_current(record: Record) -> bool:
     """Whether the code that made ``record`` still does the same; if not, say "measured at an earlier version"."""
     return record.versions.get("sources") == provenance.code_fingerprint(record.config)
@@ -93,14 +105,20 @@ def _run(
     data = data or load(config.data, **config.data_args)
     name = run_id(config, data.fingerprint)
     # what other code trained is not continued
-    folder = folders.build(profile) / "runs" / f"{name}-{provenance.code_fingerprint(config.to_dict())}"
+    folder = folders.build(profile) / "runs" / run_name(config, data.fingerprint)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         record = find(config, data.fingerprint, profile=profile)
         if record and not keep_weights:
             return record, None
-        if record and (weights := folder / "model.pt").is_file():
-            return record, train.load_trained(weights)[0].to(device or best_device())
+        model = folder / "model.pt"
+        wanting = record is None or not model.is_file()
+        # what others measured is no evidence of ours
+        if wanting and (record or profile not in folders.COMMITTED) and (kept := weights.find(folder.name)):
+            weights.copy(kept, model)
+            record = record or write(kept.record, folders.records(profile, chapter), kept.arrays)
+        if record and model.is_file():
+            return record, train.load_trained(model)[0].to(device or best_device())
         fitted = train.fit(config, data=data, device=device, folder=folder, progress=progress)
         used = str(next(fitted.method.parameters()).device)
         final, arrays = dict(fitted.final), dict[str, np.ndarray]()
@@ -154,8 +172,13 @@ def recorded(*, profiles: Sequence[str] = folders.COMMITTED, chapters: Sequence[
         places: set[Path] = {folders.recorded() / profile, folders.records(profile, "x").parent}
         for path in sorted(p for place in places for p in place.glob("*/*.json")):
             if chapters is None or path.parent.name in chapters:
-                found[f"{profile}/{path.stem}"] = read(path)
+                found[f"{profile}/{path.stem}"] = _read(path, path.stat().st_mtime_ns)
     return list(found.values())
+
+
+@cache
+def _read(path: Path, _modified: int) -> Record:
+    return read(path)
 
 
 __all__ = ["Record", "RecordError", "best_device", "find", "is_current", "recorded", "run", "trained"]

@@ -63,9 +63,7 @@ class Group:
 
 def groups() -> dict[str, Group]:
     """All experiments by name, as ``data/runs.yaml`` lists them."""
-    path = folders.root() / "data" / "runs.yaml"
-    if not path.is_file():
-        path = Path(__file__).parents[1] / "recorded" / "runs.yaml"
+    path = folders.committed("runs.yaml")
     return _read(path, path.stat().st_mtime_ns)
 
 
@@ -82,7 +80,7 @@ def _read(path: Path, _modified: int) -> dict[str, Group]:
 def records(name: str, *, profiles: Sequence[str] = folders.COMMITTED) -> list[Record]:
     """The committed records of a group, in the strongest profile that has any, rows in the group's order."""
     group = groups()[name]
-    have = {(r.profile, _key(Config.from_dict(r.config))): r for r in recorded(profiles=profiles)}
+    have = {(r.profile, _recorded_key(r)): r for r in recorded(profiles=profiles)}
     for profile in STRONGEST:
         if profile in group.profiles and profile in profiles:
             found = [
@@ -106,13 +104,13 @@ def table(name: str, found: Sequence[Record]) -> pd.DataFrame:
         for config in configs
     }
     rows = frame(found)
-    rows.insert(0, "row", [labels[r.profile, _key(Config.from_dict(r.config))] for r in found])
+    rows.insert(0, "row", [labels[r.profile, _recorded_key(r)] for r in found])
     return rows
 
 
 def missing(profile: str, *, only: str = "") -> list[tuple[Group, str, Config]]:
     """Runs of a profile that have no record yet, the most wanted first; ``only`` keeps groups that start so."""
-    have = {_key(Config.from_dict(r.config)) for r in recorded(profiles=[profile])}
+    have = {_recorded_key(r) for r in recorded(profiles=[profile])}
     wanted: dict[str, tuple[Group, str, Config]] = {}
     for group in sorted(groups().values(), key=lambda g: g.priority):
         if profile in group.profiles and group.name.startswith(only):
@@ -123,8 +121,28 @@ def missing(profile: str, *, only: str = "") -> list[tuple[Group, str, Config]]:
     return sorted(wanted.values(), key=lambda run: (run[0].priority, run[2].seed))
 
 
+def progress(profile: str) -> dict[str, tuple[int, int]]:
+    """Group → how many runs it wants in this profile, and how many of them have no record yet."""
+    have = {_recorded_key(r) for r in recorded(profiles=[profile])}
+    wanted = {
+        name: {_key(config) for configs in group.configs(profile).values() for config in configs}
+        for name, group in groups().items()
+        if profile in group.profiles
+    }
+    return {name: (len(runs), len(runs - have)) for name, runs in wanted.items()}
+
+
 def _key(config: Config) -> str:
     return json.dumps(config.to_dict(), sort_keys=True)
+
+
+def _recorded_key(record: Record) -> str:
+    return _key_of(json.dumps(record.config))
+
+
+@cache
+def _key_of(config: str) -> str:
+    return _key(Config.from_dict(json.loads(config)))  # a field that is newer than the record has its default
 
 
 def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:

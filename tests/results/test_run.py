@@ -1,9 +1,6 @@
 """Runs are trained once, found again, and made anew when their code changed."""
 
 import json
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
@@ -65,10 +62,8 @@ def test_a_run_is_recorded_found_and_loaded(build):
     assert [r.id for r in recorded()] == [record.id]
 
 
-def test_two_processes_train_one_run_once(build):
-    script = textwrap.dedent("""
-        import os, torch
-        torch.set_num_threads(1)
+def test_two_processes_train_one_run_once(build, forked):
+    program = """
         from fgvc_lib import train
         from fgvc_lib.config import Config
         from fgvc_lib.results import run
@@ -76,12 +71,9 @@ def test_two_processes_train_one_run_once(build):
         train.fit = lambda *a, **k: trainings.append(1) or fit(*a, **k)
         run(Config(backbone="lenet_pp", epochs=1, max_steps=1), profile="quick", chapter="x")
         print(len(trainings))
-    """)
-    both = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=build) for _ in range(2)
-    ]
-    counts = sorted(int(process.communicate(timeout=120)[0].split()[-1]) for process in both)
-    assert counts == [0, 1]
+    """
+    both = [forked(program, build, name) for name in ("one", "two")]
+    assert sorted(int(process.wait().split()[-1]) for process in both) == [0, 1]
 
 
 def test_commit_falls_back_to_the_release(monkeypatch):
