@@ -49,12 +49,16 @@ def work(
     return measured
 
 
-def work_side_by_side(profile: str, jobs: int, *, only: str = "", minutes: float | None = None) -> int:
+def work_side_by_side(
+    profile: str, jobs: int, *, only: str = "", minutes: float | None = None, device: str | None = None
+) -> int:
     """Share the missing runs among ``jobs`` processes, CPU threads divided among them; returns the worst exit code."""
     threads = str(max(1, torch.get_num_threads() // jobs))
     command = [sys.executable, "-m", "fgvc_lib", "runs", "--profile", profile, "--only", only]
     if minutes is not None:
         command += ["--minutes", str(minutes)]
+    if device is not None:
+        command += ["--device", device]
     workers = [
         subprocess.Popen([*command, "--share", f"{k}/{jobs}"], env={**os.environ, "OMP_NUM_THREADS": threads})
         for k in range(jobs)

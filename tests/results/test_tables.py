@@ -1,11 +1,14 @@
 """Tables: pairing by seed, the interval, and what a foot line says."""
 
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from fgvc_lib.results.tables import paired, plus_minus, strongest, summary
+from fgvc_lib.config import Config
+from fgvc_lib.results.provenance import code_fingerprint
+from fgvc_lib.results.tables import frame, paired, plus_minus, provenance_line, strongest, summary
 
 
 def runs(values, seeds=None, **more):
@@ -47,3 +50,52 @@ def test_the_strongest_profile_wins():
     table = pd.DataFrame({"profile": ["quick", "cpu", "cpu"], "x": [1, 2, 3]})
     assert list(strongest(table)["x"]) == [2, 3]
     assert len(strongest(table[:0])) == 0
+
+
+def a_run(**changes):
+    config = Config(method_args={"head": "linear"}, seed=changes.pop("seed", 0)).to_dict()
+    fields = {
+        "id": "0123",
+        "profile": "cpu",
+        "chapter": "01_primer",
+        "seed": config["seed"],
+        "config": config,
+        "dataset": {"name": "digits", "train": 1200, "test": 300},
+        "final": {"test_accuracy": 0.5},
+        "timing": {"steps": 2},
+        "memory": {"peak_bytes": 7},
+        "device": {"name": "a processor"},
+        "versions": {"torch": "2.11", "sources": code_fingerprint(config)},
+        "commit": "0123456789ab",
+        "dirty": False,
+    }
+    return SimpleNamespace(**fields | changes)
+
+
+def test_a_record_becomes_a_row_with_its_configuration_flat():
+    table = frame([a_run(), a_run(seed=1, final={"test_accuracy": 0.7})])
+    assert list(table["seed"]) == [0, 1]
+    assert list(table["test_accuracy"]) == [0.5, 0.7]
+    assert list(table["method_args.head"]) == ["linear"] * 2
+    row = table.iloc[0]
+    assert (row["device"], row["dataset"], row["timing/steps"], row["memory/peak_bytes"]) == (
+        "a processor",
+        "digits",
+        2,
+        7,
+    )
+    assert row["milestones"] == (0.5, 0.75)  # hashable, so that rows can be grouped by it
+    assert frame([]).empty
+
+
+def test_the_line_below_a_table_says_where_its_numbers_come_from():
+    assert provenance_line([a_run()]) == (
+        "1 run, profile cpu; digits (1,200 training and 300 test images); seeds 0; a processor; torch 2.11; "
+        "commit 012345678."
+    )
+    old = a_run(seed=1, dirty=True, profile="gpu", versions={"torch": "2.12", "sources": "earlier"})
+    line = provenance_line([a_run(), old])
+    assert line.startswith("2 runs, profile cpu, gpu; ")
+    assert "seeds 0, 1; a processor; torch 2.11, 2.12; " in line
+    assert line.endswith(" with uncommitted changes; 1 of them measured at an earlier version of the code.")
+    assert "nothing has been measured" in provenance_line([])
