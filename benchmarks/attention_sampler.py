@@ -16,22 +16,22 @@ Writes data/benchmarks/attention_sampler-<device>.json.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from timing import write
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc_lib.backbones import resnet
 from fgvc_lib.layers.attention_sampler import attention_sample, sampling_grid
 from fgvc_lib.layers.trilinear import average_map, random_maps, trilinear_attention
-from fgvc_lib.methods import METHODS, Method
+from fgvc_lib.methods import Method
 from fgvc_lib.methods.tasn import TASN
 
 NUM_CLASSES = 196
@@ -56,7 +56,7 @@ Numbers = dict[str, float]
 def build(name: str, *, small: bool) -> Method:
     """One of the networks compared."""
     sizes = SMALL if small else PUBLISHED
-    return METHODS["tasn"](resnet("small" if small else 50), NUM_CLASSES, **sizes, **SUBJECTS[name])
+    return TASN(resnet("small" if small else 50), NUM_CLASSES, **sizes, **SUBJECTS[name])
 
 
 def timed(subjects: dict[str, Callable[[], Any]], *, repeats: int, device: str, warm_up: int = 3) -> dict[str, Numbers]:
@@ -210,10 +210,10 @@ def training_step(method: Method, images: Tensor, labels: Tensor, precision: str
 
 
 def multiply_adds(*, small: bool) -> Numbers:
-    """Multiply-adds of convolutions and matrix products in a training step on one image, counted on the CPU."""
+    """Multiply-adds (convolutions, matrix products) of a training step on one image, counted without computing it."""
     side, counts = (128 if small else 512), {}
     for name in SUBJECTS:
-        with FlopCounterMode(display=False) as counter:
+        with FakeTensorMode(), FlopCounterMode(display=False) as counter:
             build(name, small=small)(torch.zeros(1, 3, side, side), torch.zeros(1, dtype=torch.int64)).loss.backward()
         counts[name] = counter.get_total_flops() / 2
     return counts
@@ -276,15 +276,14 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--literal-images", type=int, default=2, help="how many images the literal loop is timed on")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--note", default="", help="what else ran on the machine")
     args = parser.parse_args()
 
     torch.manual_seed(0)
     if args.device == "cpu":
         torch.set_num_threads(1)
     result = {
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU, one thread, processor time",
-        "torch": torch.__version__,
+        "clock": "wall" if args.device == "cuda" else "processor time of one thread",
         "repeats": args.repeats,
         "sampler, 64 images, 512 → 224 px": sampler_against_loops(
             device=args.device, repeats=args.repeats, literal_images=args.literal_images
@@ -293,11 +292,7 @@ def main() -> None:
             device=args.device, repeats=args.repeats, batch=args.batch, precision=args.precision
         ),
     }
-    out = args.out or Path(__file__).parents[1] / "data" / "benchmarks" / f"attention_sampler-{args.device}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2, ensure_ascii=False)
-    out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write("attention_sampler", torch.device(args.device), result, note=args.note)
 
 
 if __name__ == "__main__":

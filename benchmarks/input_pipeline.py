@@ -119,7 +119,7 @@ class Textbook:
 
         def step(images: Tensor, labels: Tensor) -> None:
             self.optimizer.zero_grad()
-            F.cross_entropy(self.model(images), labels).backward()
+            F.cross_entropy(self.model(images), labels).backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
 
         return self._turn(step)

@@ -1,7 +1,7 @@
 """What the mutual-channel loss costs: time and extra memory against two other formulations, and a training step.
 
     python benchmarks/mutual_channel.py                         # cuda if there is one
-    python benchmarks/mutual_channel.py --device cpu --repeats 8 --note "nothing else running"
+    python benchmarks/mutual_channel.py --device cpu --note "nothing else running"
 
 Forward and backward of CE(g) − λ h on two maps: 32 × 600 × 14 × 14 (200 classes of 3 channels) and 64 × 2048 × 14 × 14
 (152 of 10 and 48 of 11). The formulations, which all give the same loss and gradient:
@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from fgvc_lib.backbones import resnet
 from fgvc_lib.losses.mutual_channel import channel_groups, channel_mask, mutual_channel_loss
-from fgvc_lib.methods import METHODS, Method
+from fgvc_lib.methods import Method
+from fgvc_lib.methods.mutual_channel import MutualChannel
 
 LAM = 10.0
 MAPS = {"32×600×14×14": (32, 600), "64×2048×14×14": (64, 2048)}
@@ -63,7 +64,9 @@ def by_stock_operators(x: Tensor, labels: Tensor, keep: Tensor, maximum: Callabl
     masked, p = maps * keep.to(x.dtype)[:, None], maps.softmax(2)
     runs = channel_groups(x.shape[1], NUM_CLASSES)
     sizes = [classes * xi for classes, xi in runs]
-    split = (lambda m: [m]) if len(runs) == 1 else (lambda m: m.split(sizes, 1))  # splitting copies on the way back
+    split = (
+        (lambda m: [m]) if len(runs) == 1 else (lambda m: torch.split(m, sizes, 1))
+    )  # splitting copies on the way back
     g = [maximum(m.unflatten(1, run)).mean(2) for m, run in zip(split(masked), runs, strict=True)]
     h = [maximum(m.unflatten(1, run)).sum(2) for m, run in zip(split(p), runs, strict=True)]
     return F.cross_entropy(torch.cat(g, 1), labels) - LAM * torch.cat(h, 1).mean()
@@ -99,7 +102,7 @@ def released_lean(x: Tensor, labels: Tensor, keep: Tensor) -> Tensor:
     """Max-pool as released; the mask a tensor, the runs split off."""
     sizes = [classes * xi for classes, xi in channel_groups(x.shape[1], NUM_CLASSES)]
     mask = keep.to(x.dtype)[None, :, None, None]
-    return by_max_pool(x, labels, mask, lambda maps: [maps] if len(sizes) == 1 else list(maps.split(sizes, 1)))
+    return by_max_pool(x, labels, mask, lambda maps: [maps] if len(sizes) == 1 else list(torch.split(maps, sizes, 1)))
 
 
 def released(x: Tensor, labels: Tensor, keep: Tensor) -> Tensor:
@@ -138,7 +141,7 @@ FORMULATIONS: dict[str, Loss] = {
 
 
 def turns(
-    calls: dict[str, Callable[[], Any]], *, repeats: int, inner: int, device: torch.device, warmup: int = 1
+    calls: Mapping[str, Callable[[], Any]], *, repeats: int, inner: int, device: torch.device, warmup: int = 1
 ) -> dict[str, Numbers]:
     """Seconds a call, in turns: ``inner`` calls a turn, after ``warmup`` uncounted ones; processor time on the CPU."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
@@ -162,8 +165,10 @@ def turns(
 
 
 def extra_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """Peak of the bytes allocated during ``call`` above those before; on the CPU by every report of the allocator."""
-    call()
+    """Peak of the bytes allocated during ``call``, not the first one, above those before it.
+
+    On the CPU by every report of the allocator.
+    """
     if device.type == "cuda":
         synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -185,7 +190,7 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * source.nbytes / copied["copy"]["fastest"]
 
 
-def ratios(values: dict[str, float], to: str) -> dict[str, float]:
+def ratios(values: Mapping[str, float], to: str) -> dict[str, float]:
     return {name: round(value / values[to], 3) for name, value in values.items()}
 
 
@@ -294,7 +299,7 @@ def step_over_baseline(*, device: torch.device, repeats: int, batch: int) -> dic
     labels = torch.arange(batch, device=device) % NUM_CLASSES
     settings: dict[str, dict[str, Any]] = {"baseline": {"mu": 0.0}, "mutual channel": {"xi": 3}}
     steps = {
-        name: training_step(METHODS["mutual_channel"](net, NUM_CLASSES, **arguments).to(device), images, labels)
+        name: training_step(MutualChannel(net, NUM_CLASSES, **arguments).to(device), images, labels)
         for name, arguments in settings.items()
     }
     seconds = turns(steps, repeats=repeats, inner=5 if device.type == "cuda" else 1, device=device)
@@ -309,9 +314,9 @@ def main() -> None:
     """Run, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--step-repeats", type=int, default=5)
-    parser.add_argument("--step-batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, help="by default 20 (cuda) or 5 (cpu)")
+    parser.add_argument("--step-repeats", type=int, help="by default 10 (cuda) or 3 (cpu)")
+    parser.add_argument("--step-batch", type=int, help="by default 32 (cuda) or 8 (cpu)")
     parser.add_argument("--no-compile", action="store_true", help="where there is no compiler")
     parser.add_argument("--note", default="", help="about the machine, for the record")
     args = parser.parse_args()
@@ -319,17 +324,21 @@ def main() -> None:
     torch.manual_seed(0)
     random.seed(0)
     device = torch.device(args.device)
+    repeats, step_repeats, step_batch = (20, 10, 32) if device.type == "cuda" else (5, 3, 8)
+    repeats, step_repeats = args.repeats or repeats, args.step_repeats or step_repeats
     note = args.note
     if device.type == "cpu":
         torch.set_num_threads(1)
         note = f"one thread, its processor time. {note}".strip()
     results: dict[str, Any] = {
-        name: loss_alone(batch, channels, device=device, repeats=args.repeats, compiled=not args.no_compile)
+        name: loss_alone(batch, channels, device=device, repeats=repeats, compiled=not args.no_compile)
         for name, (batch, channels) in MAPS.items()
     }
     for xi in (3, 10):
         results[f"diversity of ξ = {xi} channels a class"] = diversity_alone(xi, device=device, repeats=args.repeats)
-    results["training step"] = step_over_baseline(device=device, repeats=args.step_repeats, batch=args.step_batch)
+    results["training step"] = step_over_baseline(
+        device=device, repeats=step_repeats, batch=args.step_batch or step_batch
+    )
     write("mutual_channel", device, results, note=note)
 
 

@@ -40,7 +40,8 @@ def build(name: str, depth: str, channels: int) -> Method:
     method, arguments = SUBJECTS[name]
     if method == "ap_cnn":
         arguments = {"channels": channels, "reduction": max(1, channels // 16), **arguments}
-    return METHODS[method](resnet(depth), NUM_CLASSES, **arguments)
+    build_method: Callable[..., Method] = METHODS[method]
+    return build_method(resnet(depth), NUM_CLASSES, **arguments)
 
 
 def seconds_of(work: Callable[[], Any], device: torch.device) -> Callable[[], float]:
@@ -217,7 +218,7 @@ def main() -> None:
     result["share_of_boxes_equal_to_the_loop"] = torch.cat(same).float().mean().item()
 
     def with_backward(refine: Callable[[], Tensor]) -> Callable[[], None]:
-        return lambda: refine().sum().backward()
+        return lambda: refine().sum().backward()  # type: ignore[no-untyped-call]
 
     stage = {
         "batched": with_backward(lambda: method.refine(features, masks, (size, size)).features),

@@ -2,7 +2,7 @@
 CIN's training step over its baseline's beside the ratio of their multiply-adds.
 
     python benchmarks/second_order.py            # cuda if there is one, up to ResNet-50 at 448 px; cpu: 18
-    python benchmarks/second_order.py --device cpu --repeats 30
+    python benchmarks/second_order.py --device cpu --step-repeats 3        # two minutes on two idle cores
 
 The subjects take turns, so that a busy machine slows all of them alike; ``median`` and ``fastest`` are kept. On a
 CPU one thread works and its own processor time is taken, so that other processes count less.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,14 +22,13 @@ from timing import clocked, take_turns, write
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc_lib.backbones import resnet
 from fgvc_lib.layers.bilinear import BilinearPool
 from fgvc_lib.layers.channel_interaction import ContrastiveChannelInteraction, SelfChannelInteraction
 from fgvc_lib.methods import CIN
+from fgvc_lib.results.estimate import AliveBytes
 
 NUM_CLASSES = 196
 # depth of the ResNet, image size, images (P × 5): last maps of 8², 7² and 14²
@@ -52,7 +50,8 @@ def literal_bilinear(x: Tensor) -> Tensor:
     outer = flat[:, :, :, None] * flat[:, :, None, :]  # (B, L, M, M)
     y = outer.mean(1).flatten(1)
     y = y.sign() * (y.abs() + 1e-5).sqrt()
-    return y / y.norm(dim=1, keepdim=True)
+    norm: Tensor = y.norm(dim=1, keepdim=True)
+    return y / norm
 
 
 def literal_sci(sci: SelfChannelInteraction, x: Tensor) -> Tensor:
@@ -60,7 +59,8 @@ def literal_sci(sci: SelfChannelInteraction, x: Tensor) -> Tensor:
     flat = x.flatten(2)
     weights = torch.exp(-(flat @ flat.transpose(1, 2)) / flat.shape[2])
     y = (weights / weights.sum(2, keepdim=True)) @ flat
-    return sci.phi(y.view_as(x)) + x
+    z: Tensor = sci.phi(y.view_as(x)) + x
+    return z
 
 
 def literal_cci(
@@ -82,8 +82,10 @@ def literal_cci(
     return torch.stack(sides[0]), torch.stack(sides[1])
 
 
-def timed(subjects: Mapping[str, Callable[[], Any]], *, repeats: int, device: str) -> dict[str, dict[str, float]]:
-    """Seconds per call of each subject, taken in turns after two calls to warm up."""
+def timed(
+    subjects: Mapping[str, Callable[[], Any]], *, repeats: int, device: str, warmup: int = 2
+) -> dict[str, dict[str, float]]:
+    """Seconds per call of each subject, taken in turns after ``warmup`` uncounted calls."""
 
     def processor_time(call: Callable[[], Any]) -> Callable[[], float]:
         def run() -> float:
@@ -98,34 +100,8 @@ def timed(subjects: Mapping[str, Callable[[], Any]], *, repeats: int, device: st
         name: clocked(call, torch_device) if device == "cuda" else processor_time(call)
         for name, call in subjects.items()
     }
-    rows = take_turns(candidates, repeats=repeats, device=torch_device, warmup=2)
+    rows = take_turns(candidates, repeats=repeats, device=torch_device, warmup=warmup)
     return {name: {kind: row[kind] for kind in ("median", "fastest")} for name, row in rows.items()}
-
-
-class TensorBytes(TorchDispatchMode):
-    """Bytes of the tensors that operators made while this was on and that are still alive, and the most at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.known: set[int] = set()
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        inputs = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-        for x in tree_leaves(result):
-            if isinstance(x, Tensor):
-                storage = x.untyped_storage()
-                if storage._cdata not in self.known | inputs:  # neither a view nor in place
-                    self.known.add(storage._cdata)
-                    self.now += storage.nbytes()
-                    self.peak = max(self.peak, self.now)
-                    weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
-        return result
-
-    def _freed(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
 
 
 def peak_bytes(call: Callable[[], Any], *, device: str) -> int:
@@ -134,10 +110,12 @@ def peak_bytes(call: Callable[[], Any], *, device: str) -> int:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         call()
-        return torch.cuda.max_memory_allocated() - before
-    with TensorBytes() as tensors:
+        most: int = torch.cuda.max_memory_allocated()
+        return most - before
+    with AliveBytes() as tensors:
         call()
-    return tensors.peak
+    peak: int = tensors.peak
+    return peak
 
 
 def compare(
@@ -209,7 +187,7 @@ def steps(depth: str, size: int, batch: int, precision: str, *, repeats: int, de
             optimizer.step()
 
         calls[row] = step
-    seconds = timed(calls, repeats=repeats, device=device)
+    seconds = timed(calls, repeats=repeats, device=device, warmup=2 if device == "cuda" else 1)
     counts = multiply_adds(depth, size, batch)
     return {
         "backbone": f"resnet {depth}",
@@ -234,19 +212,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=tuple(SETTINGS), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of the layers")
+    parser.add_argument(
+        "--step-repeats", type=int, help="rounds of the training steps; by default 20 (cuda) or 3 (cpu)"
+    )
     parser.add_argument("--note", default="", help="goes into the record")
     args = parser.parse_args()
     cuda = args.device == "cuda"
+    step_repeats = args.step_repeats or (20 if cuda else 3)
     torch.manual_seed(0)
     if not cuda:
         torch.set_num_threads(1)
     results = {
         "repeats": args.repeats,
+        "step_repeats": step_repeats,
         "threads": torch.get_num_threads(),
         "layers": layers(512 if cuda else 256, 14, 20 if cuda else 10, repeats=args.repeats, device=args.device),
         "steps": [
-            steps(depth, size, batch, args.precision, repeats=args.repeats, device=args.device)
+            steps(depth, size, batch, args.precision, repeats=step_repeats, device=args.device)
             for depth, size, batch in SETTINGS[args.device]
         ],
     }

@@ -15,7 +15,8 @@ import torch
 
 from fgvc_lib.results import provenance
 
-FOLDER = Path(__file__).parents[1] / "data" / "benchmarks"
+FOLDER = Path(os.environ.get("FGVC_BENCHMARKS") or Path(__file__).parents[1] / "data" / "benchmarks")
+"""Where records go; ``FGVC_BENCHMARKS`` sends those of trials elsewhere."""
 
 
 def synchronize(device: torch.device) -> None:

@@ -1,9 +1,10 @@
-"""What the performance page shows: every record of ``data/benchmarks`` as tables.
+"""What the performance page shows: targets beside what was measured, growth, steps, and every other record as tables.
 
-The records are laid out as each question asks. What they have in common is read here: a mapping ``seconds`` or
-``timing`` from candidate to ``median`` and ``fastest``, or a mapping from candidate to these and all its ``seconds``.
-Neighbours that are about the same candidates (ratios, memory, operations) become further columns; other mappings to
-numbers alone are tables of their own.
+All of it comes from ``data/benchmarks``: ``targets.yaml``, and one record for each benchmark and device. Records are
+laid out as each question asks. What they have in common is read here: a mapping ``seconds`` or ``timing`` from
+candidate to ``median`` and ``fastest``, or a mapping from candidate to these and all its ``seconds``. Neighbours that
+are about the same candidates (ratios, memory, operations) become further columns; other mappings to numbers alone are
+tables of their own.
 """
 
 from __future__ import annotations
@@ -14,16 +15,84 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pipeline.project import ROOT
 
 TIMES = ("seconds", "timing")
 SHOWN = 3  # significant digits; more would say that a clock is exacter than it is
 
 
-def page(folder: Path = ROOT / "data" / "benchmarks") -> str:
-    """Markdown: a section for each record."""
-    sections = [_section(path) for path in sorted(folder.glob("*.json"))]
+FOLDER = ROOT / "data" / "benchmarks"
+
+
+def page(folder: Path = FOLDER) -> str:
+    """Markdown: the targets, then a section for each record."""
+    records = {path: json.loads(path.read_text(encoding="utf8")) for path in sorted(folder.glob("*.json"))}
+    sections = [targets(folder)] if (folder / "targets.yaml").exists() else []
+    sections += [_section(path, record) for path, record in records.items()]
     return "\n".join(sections) or "Nothing has been measured yet.\n"
+
+
+def targets(folder: Path = FOLDER) -> str:
+    """The summary: what was aimed at, what was measured, and whether it is met.
+
+    Raises:
+        ValueError: a target without exactly one bound, or a record that has no such number.
+    """
+    lines = [
+        "## Targets",
+        "",
+        "| benchmark | what | on | target | measured | met |",
+        "| --- | --- | --- | ---: | ---: | --- |",
+    ]
+    for target in yaml.safe_load((folder / "targets.yaml").read_text(encoding="utf8"))["targets"]:
+        bounds = [side for side in ("at_least", "at_most") if side in target]
+        if len(bounds) != 1:
+            raise ValueError(f"target {target['what']!r} needs at_least or at_most, and has {len(bounds)} of them")
+        (side,) = bounds
+        sign, bound = "≥" if side == "at_least" else "≤", target[side]
+        found: list[dict[str, Any] | None] = []
+        found += [record for record in _records(folder, target["record"]) if _kind(record) == target["device"]]
+        for record in found or [None]:
+            if record is None:
+                device, measured = target["device"].upper(), ""
+                met = "not measured: no GPU so far" if target["device"] == "gpu" else "not measured yet"
+            else:
+                value = _number(record, target["key"], target["what"])
+                if "per" in target:
+                    value /= _number(record, target["per"], target["what"])
+                device, measured = _device(record) if target["device"] == "gpu" else "CPU", f"{value:.{SHOWN}g}"
+                met = "yes" if (value >= bound if side == "at_least" else value <= bound) else "**no**"
+                met += " (a trial)" if str(record.get("note", "")).startswith("trial") else ""
+            lines.append(
+                f"| {_title(target['record'])} | {target['what']} | {device} | {sign} {bound:g} | {measured} | {met} |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def _records(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The records of a benchmark, of whatever devices."""
+    return [json.loads(path.read_text(encoding="utf8")) for path in sorted(folder.glob(f"{name}-*.json"))]
+
+
+def _kind(record: Mapping[str, Any]) -> str:
+    device = record.get("device")
+    return "gpu" if isinstance(device, Mapping) and device.get("type") == "cuda" else "cpu"
+
+
+def _number(record: Any, key: list[str | int], what: str) -> float:
+    value = record
+    for part in key:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            raise ValueError(f"target {what!r}: its record has no {part!r} on the way of {key}") from None
+    return float(value)
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def groups(record: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, dict[str, Any]]]]:
@@ -68,19 +137,34 @@ def _times(value: Any) -> dict[str, Any]:
     return {key: number for key, number in value.items() if isinstance(number, int | float)}
 
 
-def _section(path: Path) -> str:
-    record = json.loads(path.read_text(encoding="utf8"))
+def _device(record: Mapping[str, Any]) -> str:
+    device = record.get("device", "")
+    if not isinstance(device, Mapping):
+        return str(device)
+    threads = f", {device['count']} thread{'s' * (device['count'] != 1)}" if device.get("type") == "cpu" else ""
+    return f"{device.get('name', '')}{threads}"
+
+
+def _section(path: Path, record: Mapping[str, Any]) -> str:
     name = path.stem.split("-")[0]
-    device, versions = record.get("device", ""), record.get("versions", {})
-    if isinstance(device, Mapping):
-        threads = f", {device['count']} thread{'s' * (device['count'] != 1)}" if device.get("type") == "cpu" else ""
-        device = f"{device.get('name', '')}{threads}"
-    facts = [str(device), f"torch {versions.get('torch', record.get('torch', ''))}"]
+    device, versions = _device(record), record.get("versions", {})
+    facts = [device, f"torch {versions.get('torch', record.get('torch', ''))}"]
     if record.get("commit"):
         facts.append(f"commit `{record['commit'][:10]}`{' with changes' * bool(record.get('dirty'))}")
-    if record.get("date"):
-        facts.append(record["date"])
-    lines = [f"## {name.replace('_', ' ').capitalize()}, {device}", "", question(name), ""]
+    facts += [str(record[key]) for key in ("date", "note") if record.get(key)]
+    lines = [f"## {_title(name)}, {device}", "", question(name), ""]
+    if "growth" in record:
+        lines += _growth(record["growth"])
+    elif "methods" in record:
+        lines += _steps(record["methods"])
+    else:
+        lines += _tables(record)
+    return "\n".join([*lines, f"*Measured by `benchmarks/{name}.py`: {'; '.join(facts)}.*", ""])
+
+
+def _tables(record: Mapping[str, Any]) -> list[str]:
+    """Whatever tables the record has."""
+    lines = []
     for place, rows in groups(record):
         columns = list(dict.fromkeys(column for row in rows.values() for column in row))
         titles = [column.replace("_", " ").replace("bytes", "memory") for column in columns]
@@ -90,7 +174,45 @@ def _section(path: Path) -> str:
         for candidate, row in rows.items():
             lines.append(f"| {candidate} | {' | '.join(_shown(c, row.get(c)) for c in columns)} |")
         lines.append("")
-    return "\n".join([*lines, f"*Measured by `benchmarks/{name}.py`: {'; '.join(facts)}.*", ""])
+    return lines
+
+
+def _growth(growth: list[dict[str, Any]]) -> list[str]:
+    """Time and memory at the smallest and the largest size, and the exponents."""
+    lines = [
+        "| subject | grows with | from … to | fixed | time | exponent of time | memory | exponent of memory |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in growth:
+        low, *_, high = row["seconds"]
+        slope = row["exponent"]
+        cells = [
+            row["what"],
+            row["variable"],
+            f"{low} … {high}",
+            row["fixed"],
+            " … ".join(_shown("median", row["seconds"][size]["median"]) for size in (low, high)),
+            f"{slope['median']:.2f} ({slope['lowest']:.2f} … {slope['highest']:.2f})",
+            " … ".join(_shown("peak_bytes", row["peak_bytes"][size]) for size in (low, high)),
+            f"{row['exponent_of_bytes']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _steps(methods: dict[str, dict[str, float]]) -> list[str]:
+    """A line for each method: seconds of the parts, and the step beside the work."""
+    parts = [key for key in next(iter(methods.values())) if key not in _OF_STEPS]
+    titles = ["method", "images", *parts, "over the first row", "multiply-adds over the first row", "memory"]
+    lines = [f"| {' | '.join(titles)} |", "| --- |" + " ---: |" * (len(titles) - 1)]
+    for name, row in methods.items():
+        cells = [name, f"{row['batch']}", *(_shown("median", row[part]) for part in parts)]
+        cells += [f"{row[key]:.2f}" for key in ("over_baseline", "multiply_adds_over_baseline")]
+        lines.append(f"| {' | '.join([*cells, _shown('peak_bytes', row['peak_bytes'])])} |")
+    return [*lines, ""]
+
+
+_OF_STEPS = ("batch", "over_baseline", "multiply_adds_per_image", "multiply_adds_over_baseline", "peak_bytes")
 
 
 def question(name: str) -> str:

@@ -1,0 +1,151 @@
+"""Where does the time of a training step go, method by method?
+
+    python benchmarks/step.py                      # cuda if there is one
+    python benchmarks/step.py --device cpu         # half a minute on an idle machine
+
+The methods and their settings are those of the comparison under one budget, group ``compare/birds`` of
+``data/runs.yaml``: synthetic birds of 64 px (TASN: 128), a narrow ResNet. All methods take a step in every round, and
+each part of it is clocked alone:
+
+``data``        a batch, gathered, cropped, flipped and normalised
+``forward``     prediction and loss
+``backward``    gradients
+``optimizer``   SGD with momentum, and clearing the gradients
+``after step``  what no optimizer owns: the centres of Center Loss
+
+Ratios to the first row are of an image, medians over the rounds, beside the ratio of multiply-adds. On a CPU one thread
+works and its processor time counts. Memory is the most that operators had allocated at once in a step, beyond
+weights and momentum. Writes data/benchmarks/step-<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from timing import synchronize, write
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fgvc_lib.config import Config
+from fgvc_lib.data import Loader, load
+from fgvc_lib.data.dataset import ImageData
+from fgvc_lib.results import estimate, wanted
+from fgvc_lib.train import build
+from fgvc_lib.train.build import build_for
+from fgvc_lib.train.schedule import start_phase
+
+PARTS = ("data", "forward", "backward", "optimizer", "after step")
+
+
+class Steps:
+    """One method and its batches; calling it takes a step and gives the seconds of each part."""
+
+    def __init__(self, config: Config, data: ImageData, device: torch.device) -> None:
+        self.config, self.data, self.device = config, data, device
+        self.method = build(config, data).to(device).train()
+        self.optimizer = start_phase(self.method, self.method.phases()[-1], config)
+        self.loader = Loader(
+            data, "train", config.batch_size, train=True, seed=0, device=device, sampler=self.method.sampler
+        )
+        self.epoch = 0
+
+    def __call__(self) -> dict[str, float]:
+        clock: Callable[[], float] = time.process_time if self.device.type == "cpu" else time.perf_counter
+        times = [clock()]
+
+        def lap() -> None:
+            synchronize(self.device)
+            times.append(clock())
+
+        # the last batch of an epoch, after which nothing is gathered ahead
+        images, labels, _ = next(self.loader.epoch(self.epoch, start=len(self.loader) - 1))
+        lap()
+        output = self.method(images, labels)
+        loss = output.loss
+        lap()
+        loss.backward()
+        lap()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        lap()
+        with torch.no_grad():
+            self.method.after_step([output.state])
+        lap()
+        self.epoch += 1
+        return {part: end - start for part, start, end in zip(PARTS, times[:-1], times[1:], strict=True)}
+
+    def shape(self) -> estimate.Shape:
+        """Of its images."""
+        data = self.data
+        return estimate.Shape(len(data.classes), len(data.train), len(data.test), image_size=data.image_size)
+
+    def multiply_adds(self) -> float:
+        """Of a training step, an image; counted on tensors without values."""
+        shape, batch = self.shape(), self.config.batch_size
+        with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH):
+            method = build_for(self.config, num_classes=shape.classes, channels=3, image_size=shape.image_size)
+            return estimate.step(method.train(), shape, batch)[1] / 2 / batch
+
+    def peak_bytes(self) -> int:
+        """Most that a step allocates at once."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            self()
+            most: int = torch.cuda.max_memory_allocated(self.device)
+            return most - before
+        with estimate.AliveBytes() as alive:
+            self()
+        peak: int = alive.peak
+        return peak
+
+
+def main() -> None:
+    """Run, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--note", default="", help="what else ran on the machine")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+
+    rows = wanted.groups()["compare/birds"].configs("cpu", seeds=[0], precision="float32")
+    steps = {name: Steps(config, load(config.data, **config.data_args), device) for name, (config,) in rows.items()}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
+    for i in range(2 + args.repeats):
+        for name, step in steps.items():
+            parts = step()
+            if i >= 2:
+                rounds[name].append({**parts, "step": sum(parts.values())})
+
+    batches = {name: step.config.batch_size for name, step in steps.items()}
+    counts = {name: step.multiply_adds() for name, step in steps.items()}
+    peaks = {name: step.peak_bytes() for name, step in steps.items()}
+    first = next(iter(steps))
+
+    def over_first(name: str) -> float:
+        pairs = zip(rounds[name], rounds[first], strict=True)
+        return statistics.median(a["step"] / batches[name] / (b["step"] / batches[first]) for a, b in pairs)
+
+    methods = {
+        name: {
+            "batch": batches[name],
+            **{part: statistics.median(row[part] for row in rounds[name]) for part in (*PARTS, "step")},
+            "over_baseline": over_first(name),
+            "multiply_adds_per_image": counts[name],
+            "multiply_adds_over_baseline": counts[name] / counts[first],
+            "peak_bytes": peaks[name],
+        }
+        for name in steps
+    }
+    write("step", device, {"repeats": args.repeats, "methods": methods}, note=args.note)
+
+
+if __name__ == "__main__":
+    main()
