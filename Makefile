@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 LOWEST := build/lowest
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test sync lock test-lowest clean
+.PHONY: help env book test browser colab check-chapter sync readme lock test-lowest wheel artefact links clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -29,8 +29,20 @@ test: $(READY)  ## ruff, mypy, notebooks in step with their sources, pytest
 	$(PY) -m pipeline.sync --check
 	$(PY) -m pytest
 
+browser: $(READY)  ## drive a browser over the built book
+	FGVC_BOOK=build/$(PROFILE)/html $(PY) -m pytest -rs tests/browser
+
+colab: $(READY)  ## run every chapter as Google Colab would: empty folder, library from a wheel, smoke profile
+	$(PY) -m pytest -m colab tests/installed
+
+check-chapter: $(READY)  ## what a chapter still lacks; CHAPTER=02_center_loss, all without
+	@$(PY) -m pipeline.checklist $(CHAPTER)
+
 sync: $(READY)  ## make notebooks/*.ipynb from the .py beside them
 	@$(PY) -m pipeline.sync
+
+readme: $(READY)  ## draw the README's figure and table of results from the committed records
+	@$(PY) -m pipeline.readme
 
 lock: $(READY)  ## renew requirements.lock from pyproject.toml (UPGRADE=1 for the newest versions)
 	$(UV) pip compile pyproject.toml --all-extras --universal --no-header --no-annotate --quiet \
@@ -45,8 +57,17 @@ test-lowest: $(READY)  ## pytest with the lowest versions that pyproject.toml al
 	$(UV) pip install --quiet --python $(LOWEST)/venv/bin/python --no-deps --editable .
 	$(LOWEST)/venv/bin/python -m pytest -W ignore::DeprecationWarning  # of old packages beside newer ones
 
+wheel: $(READY)  ## the library with the committed records as dist/*.whl, and its source archive
+	$(UV) build --quiet --no-build-isolation --python $(PY) --out-dir dist
+
+artefact: $(READY)  ## the built book as one archive in dist/, with checksum and manifest
+	@$(PY) -m pipeline.artefact --profile $(PROFILE)
+
+links:  ## follow every link of a published site; SITE=https://…/
+	@$(PYTHON) pipeline/links.py "$(SITE)"
+
 clean:  ## remove everything that was built, records of quick runs included; the environment stays
-	rm -rf build
+	rm -rf build dist
 
 # Done once, and again when the lock or pyproject.toml changes; what was interrupted half-way is repaired.
 $(READY): requirements.lock pyproject.toml

@@ -667,7 +667,7 @@ print(f"with the usual last stage of 64 channels in place of 36: {usual:,}")
 
 # %% tags=["table"]
 lines, feet = [], []
-for path in sorted((folders.root() / "data" / "benchmarks").glob("mutual_channel-*.json")):
+for path in sorted(folders.committed("benchmarks").glob("mutual_channel-*.json")):
     bench = json.loads(path.read_text())
     for setting, measured in bench.items():
         if isinstance(measured, dict) and "times_slower_than_ours" in measured:

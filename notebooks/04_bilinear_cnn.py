@@ -551,7 +551,7 @@ show_table(pd.DataFrame(lines), foot="Counted on this page.")
 
 # %% tags=["table"]
 lines, feet = [], []
-for path in sorted((folders.root() / "data" / "benchmarks").glob("second_order-*.json")):
+for path in sorted(folders.committed("benchmarks").glob("second_order-*.json")):
     bench = json.loads(path.read_text())
     layer = bench["layers"]["bilinear pooling"]
     for way, name in (("library", "one matrix product"), ("literal", "outer products, then their sum")):

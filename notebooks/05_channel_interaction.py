@@ -723,7 +723,7 @@ show_table(pd.DataFrame(lines), foot="Counted on this page: one prediction by a 
 
 # %% tags=["table"]
 lines, feet = [], []
-for path in sorted((folders.root() / "data" / "benchmarks").glob("second_order-*.json")):
+for path in sorted(folders.committed("benchmarks").glob("second_order-*.json")):
     bench = json.loads(path.read_text())
     for setting in bench["steps"]:
         name = f"{setting['backbone']}, {setting['image_size']} px, batch {setting['batch']}, {bench['device']['type']}"

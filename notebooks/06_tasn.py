@@ -885,7 +885,7 @@ show_table(
 # %% tags=["figure"]
 bench = {
     p.stem.rpartition("-")[2]: json.loads(p.read_text())
-    for p in sorted((folders.root() / "data" / "benchmarks").glob("attention_sampler-*.json"))
+    for p in sorted(folders.committed("benchmarks").glob("attention_sampler-*.json"))
 }
 costs = bench.get("cuda") or bench.get("cpu")
 figure, ax = plt.subplots(figsize=(5.5, 3))

@@ -859,7 +859,7 @@ show_table(
 
 # %% tags=["table"]
 lines, feet = [], []
-for path in sorted((folders.root() / "data" / "benchmarks").glob("roi_pyramid-*.json")):
+for path in sorted(folders.committed("benchmarks").glob("roi_pyramid-*.json")):
     bench = json.loads(path.read_text())
     setting, steps_of = bench["setting"], bench["step_over_baseline"]
     share_of = {name: f"{100 * share:.1f}" for name, share in bench["roi_stage_share_of_step"].items()}

@@ -93,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         build(arguments.profile, arguments.cores)
-    except PipelineError as error:
+    except (PipelineError, OSError) as error:  # a full disk, a folder that is not ours
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")

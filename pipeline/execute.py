@@ -216,7 +216,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _interrupt)
     try:
         run(arguments.chapter, arguments.profile, arguments.threads)
-    except PipelineError as error:
+    except (PipelineError, OSError) as error:  # a full disk, a folder that is not ours
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{arguments.chapter}: interrupted")

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import nbformat
 
+from pipeline import offline
 from pipeline.check import outside_requests
-from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook
+from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook, write_if_changed
 from pipeline.stage import stage
 from pipeline.sync import place
 
@@ -43,12 +44,27 @@ def build(profile: str) -> None:
         said = said or text.splitlines()[-20:]
         raise PipelineError("\n       ".join(["the book does not build cleanly", *said, str(log.relative_to(ROOT))]))
     html = part / "_build" / "html"
+    _accessible(html)
+    offline.write(profile, html)
     requests = outside_requests(html)
     if requests:
         raise PipelineError("\n       ".join(["the book would fetch from other hosts", *requests[:10]]))
     shutil.rmtree(folder / "html", ignore_errors=True)
     html.rename(folder / "html")
     shutil.rmtree(part)
+
+
+def _accessible(html: Path) -> None:
+    """Mend what docutils and the theme leave in pages that a keyboard or a screen reader stumbles over."""
+    repairs = {
+        '<div role="list" class="citation-list">': '<div class="citation-list">',  # its entries are no list items
+        '<div class="pst-scrollable-table-container">': '<div class="pst-scrollable-table-container" tabindex="0">',
+    }
+    for page in [*html.glob("book/**/*.html"), *html.glob("notebooks/*.html")]:
+        text = page.read_text(encoding="utf8")
+        for found, better in repairs.items():
+            text = text.replace(found, better)
+        write_if_changed(page, text)
 
 
 def _placed(line: str, profile: str) -> str:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from fgvc_lib.sources import Reach, code_digest, digest
-from pipeline import performance, reference, status
+from pipeline import colab, performance, reference, status
 from pipeline.project import ROOT, PipelineError
 
 FOLDER = Path("book/made")
@@ -18,7 +18,12 @@ FOLDER = Path("book/made")
 
 def parts(profile: str) -> dict[Path, bytes]:
     """Path in the staging tree → content."""
-    texts = {"status.md": status.page(profile), "performance.md": performance.page(), **reference.pages()}
+    texts = {
+        "colab.md": colab.page(profile),
+        "performance.md": performance.page(),
+        "status.md": status.page(profile),
+        **reference.pages(),
+    }
     return {FOLDER / name: text.encode() for name, text in texts.items()} | figures(ROOT / "book" / "figures.py")
 
 

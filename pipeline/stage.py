@@ -16,7 +16,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from pipeline import made
+from pipeline import made, offline
 from pipeline.check import figure_text, is_image, problems
 from pipeline.execute import defaults
 from pipeline.project import (
@@ -90,6 +90,12 @@ def _made(executed: NotebookNode) -> str:
     return f"*This page was run with papermill: {', '.join(facts)}.*"
 
 
+def _offered(source: str, chapter: str) -> str:
+    """A chapter's first cell, with the link to its offline file under the title."""
+    title, _, text = source.partition("\n")
+    return f"{title}\n\n{offline.link(chapter)}\n{text}"
+
+
 def _copies() -> dict[Path, Path]:
     """Target in the staging tree → file, for what is taken over as it is."""
     names = ("_config.yml", "_toc.yml", "CHANGELOG.md", "CITATION.cff")
@@ -125,7 +131,9 @@ def stage(profile: str) -> list[str]:
         complaints += found
         if not found:
             path = target / "notebooks" / f"{chapter}.ipynb"
-            write_if_changed(path, nbformat.writes(merge(clean, executed)))
+            page = merge(clean, executed)
+            page.cells[0].source = _offered(page.cells[0].source, chapter)
+            write_if_changed(path, nbformat.writes(page))
             wanted.add(path)
     for path in [path for path in target.rglob("*") if path.is_file() and path not in wanted]:
         path.unlink()
