@@ -1,8 +1,5 @@
 """The cache: built once, by one process, or not at all."""
 
-import multiprocessing
-import time
-
 import numpy as np
 import pytest
 
@@ -15,26 +12,26 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def build_slowly(folder):
-    time.sleep(0.3)
-    with (folder.parent / "built.txt").open("a") as log:
-        log.write("x")
+def build(folder):
     np.save(folder / "a.npy", np.arange(10))
 
 
-def worker(queue):
-    queue.put(open_array(cached("entry", build_slowly) / "a.npy").sum())
+def test_two_processes_build_one_entry(cache, tmp_path, forked):
+    program = """
+        import time
+        import numpy as np
+        from fgvc_lib.data.cache import cached, open_array
 
+        def build_slowly(folder):
+            with (folder.parent / "built.txt").open("a") as log:
+                log.write("x")
+            time.sleep(0.3)
+            np.save(folder / "a.npy", np.arange(10))
 
-def test_two_processes_build_one_entry(cache):
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    processes = [context.Process(target=worker, args=(queue,)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    assert [queue.get(timeout=60) for _ in processes] == [45, 45]
-    for process in processes:
-        process.join()
+        print(open_array(cached("entry", build_slowly) / "a.npy").sum())
+    """
+    both = [forked(program, tmp_path, name, FGVC_CACHE=str(cache)) for name in ("one", "two")]
+    assert [process.wait() for process in both] == ["45\n", "45\n"]
     assert (cache / "built.txt").read_text() == "x"
 
 
@@ -46,16 +43,16 @@ def test_a_failed_build_leaves_nothing_and_can_be_repeated(cache):
     with pytest.raises(RuntimeError, match="no"):
         cached("entry", fail)
     assert [p.name for p in cache.iterdir() if p.is_dir()] == []
-    assert (cached("entry", build_slowly) / "a.npy").is_file()
+    assert (cached("entry", build) / "a.npy").is_file()
 
 
 def test_an_entry_is_not_built_again():
-    cached("entry", build_slowly)
+    cached("entry", build)
     cached("entry", lambda folder: pytest.fail("built twice"))
 
 
 def test_writing_to_the_map_does_not_change_the_file():
-    path = cached("entry", build_slowly) / "a.npy"
+    path = cached("entry", build) / "a.npy"
     array = open_array(path)
     array[:] = 0
     assert open_array(path).sum() == 45

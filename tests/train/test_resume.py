@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -219,13 +217,10 @@ class Left(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
+def left(tmp_path_factory: pytest.TempPathFactory, forked: Any) -> Left:
     folder = tmp_path_factory.mktemp("runs")
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-c", COMMON + KILLED + RANKS, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return Left(**json.loads(done.stdout.splitlines()[-1]), folder=folder)
+    printed = forked(COMMON + KILLED + RANKS, folder, "program", folder).wait()
+    return Left(**json.loads(printed.splitlines()[-1]), folder=folder)
 
 
 def test_killed_at_any_step_and_resumed_is_bit_equal_to_never_interrupted(left: Left) -> None:
