@@ -47,7 +47,7 @@ OFFICIAL = {
     "pets": Shape(37, 3680, 3669),
     "mnist": Shape(10, 60_000, 10_000, channels=1, image_size=28),
 }
-"""The whole sets: what is expected of a copy, and what is counted with where there is none."""
+"""Sizes of the whole sets, expected of a copy and counted with where there is none."""
 
 
 @dataclass(frozen=True)
