@@ -159,9 +159,8 @@ for name, group in trials.groupby(trials["row"].str.split(" @ ").str[0], sort=Fa
     rates = group.groupby("lr")["val_accuracy"].mean()
     line = {"method": name}
     for kind, (rate, accuracy) in zip(("a third", "default", "three times"), rates.items(), strict=True):
-        line[f"{kind}: validation accuracy, %"] = f"{100 * accuracy:.1f} (at {rate:g})" + " ←" * (
-            rate == rates.idxmax()
-        )
+        mark = " ←" if rate == rates.idxmax() else ""
+        line[f"{kind}: validation accuracy, %"] = f"{100 * accuracy:.1f} (at {rate:g}){mark}"
     lines.append(line)
 show_table(pd.DataFrame(lines), foot=provenance_line(found))
 
