@@ -83,7 +83,7 @@ show_table(
 #
 # ## The ledger
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 ledger = [(claim, claims.judge(claim)) for claim in claims.claims()]
 rows = []
 for claim, verdict in ledger:
@@ -96,14 +96,13 @@ for claim, verdict in ledger:
         effect += f" {verdict.unit}"
     rows.append(
         {
-            "method": claim.method,
-            "claim": claim.claim,
-            "where": claim.source,
+            "claim": f"{claim.method}: {claim.claim}",
+            "verdict": verdict.verdict,
             "measured effect": effect,
             "pairs": verdict.seeds or "",
-            "verdict": verdict.verdict,
-            "how": verdict.why,
             "measured in": f"{claim.chapter}, {claim.anchor}",
+            "how": verdict.why,
+            "claimed in": claim.source,
         }
     )
 LINK = {claim.id: f"{claim.chapter}.html#{claim.anchor}" for claim, _ in ledger}

@@ -14,6 +14,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+LONG = 40  # characters from which a cell of a table is a sentence, which reads from the left and needs a wide column
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#5D3A9B", "#1B1B1B", "#A6761D")
 """Okabe and Ito's palette, reordered and extended to ten; neighbours differ in lightness too."""
 
@@ -72,6 +73,11 @@ def show_table(table: pd.DataFrame, *, foot: str = "", links: Mapping[str, Seque
         plain[column] = [
             f'<a href="{html.escape(a)}">{text}</a>' for a, text in zip(addresses, plain[column], strict=True)
         ]
+    for column in plain.columns:
+        if (
+            table[column].map(lambda value: len(str(value))).max() > LONG
+        ):  # sentences read from the left, in a wide column
+            plain[column] = [f'<div class="sentence">{text}</div>' for text in plain[column]]
     plain.columns = pd.Index([html.escape(str(column)) for column in table.columns])
     text = plain.to_html(index=False, border=0, classes="dataframe", justify="left", escape=False)
     text = text.replace("<th>", '<th scope="col">')

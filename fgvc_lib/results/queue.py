@@ -15,6 +15,7 @@ import torch
 
 from fgvc_lib.results import wanted
 from fgvc_lib.results.run import run
+from fgvc_lib.train.watch import NonFiniteLoss
 
 
 def work(
@@ -27,6 +28,8 @@ def work(
     say: Callable[[str], None] = print,
 ) -> int:
     """Measure a share of the missing runs, the most wanted first; returns how many were measured.
+
+    A run whose loss is no longer finite leaves no record; it is told of, and the next one is measured.
 
     Args:
         profile: of ``data/runs.yaml``.
@@ -42,7 +45,11 @@ def work(
         if minutes is not None and time.monotonic() - start > 60 * minutes:
             break
         before = time.monotonic()
-        record = run(config, profile=profile, chapter=group.chapter, device=device)
+        try:
+            record = run(config, profile=profile, chapter=group.chapter, device=device)
+        except NonFiniteLoss as error:  # a result of this row, and no reason to leave the others unmeasured
+            say(f"{group.name} | {row} | seed {config.seed} | diverged: {error}")
+            continue
         measured += 1
         score = 100 * record.final["test_accuracy"]
         say(f"{group.name} | {row} | seed {config.seed} | {score:.2f} % | {time.monotonic() - before:.0f} s")

@@ -78,3 +78,12 @@ def test_classes_are_named_at_their_mean_and_absent_ones_left_out(axes):
     plots.scatter_2d(axes, points, labels, names=["ant", "bee", "cat"])
     assert [t.get_text() for t in axes.texts[2:]] == ["ant", "cat"]
     assert len(axes.lines) == 4
+
+
+def test_sentences_of_a_table_are_set_apart_from_its_numbers(displayed):
+    """A column with a long cell is one of sentences; short words and numbers stay as they are."""
+    plots.show_table(pd.DataFrame({"claim": ["long " * 9, "short"], "n": [1, 2]}))
+    ((thing, _),) = displayed
+    assert thing.data.count('<div class="sentence">') == 2
+    assert '<div class="sentence">short</div>' in thing.data
+    assert "<td>1</td>" in thing.data

@@ -10,6 +10,7 @@ import pytest
 
 from fgvc_lib.config import Config
 from fgvc_lib.results import queue
+from fgvc_lib.train.watch import NonFiniteLoss
 
 
 @pytest.fixture
@@ -60,3 +61,19 @@ def test_side_by_side_every_process_gets_its_share_and_the_worst_code_counts(mon
     assert queue.work_side_by_side("gpu", 3, only="ch/", minutes=5.0, device="cuda:1") == 3
     expected = [sys.executable, "-m", "fgvc_lib", "runs", "--profile", "gpu", "--only", "ch/", "--minutes", "5.0"]
     assert started == [([*expected, "--device", "cuda:1", "--share", f"{k}/3"], "2") for k in range(3)]
+
+
+def test_a_diverging_run_is_told_of_and_the_next_one_measured(ran, monkeypatch):
+    measure = queue.run
+
+    def diverging(config, **where):
+        if config.seed == 1:
+            raise NonFiniteLoss("loss term ce is not finite")
+        return measure(config, **where)
+
+    said: list[str] = []
+    monkeypatch.setattr(queue, "run", diverging)
+    assert queue.work("cpu", say=said.append) == len(said) - 1
+    assert [line for line in said if "diverged: loss term ce is not finite" in line] == [
+        line for line in said if "seed 1 " in line
+    ]
