@@ -148,18 +148,21 @@ print(", ".join(f"{counts[v]} {v}" for v in claims.VERDICTS if counts[v]), f"of 
 # Methods that bring a head of their own meet a baseline that has that head too.
 #
 # A method must not win because its learning rate was tuned and its rival's was not. Each gets three rates: its default, a third of it and
-# three times it, two runs each on seeds that are used for nothing else. The mean accuracy on the validation split chooses:
+# three times it, two runs each on seeds that are used for nothing else. The mean accuracy on the validation split chooses; a run that diverges counts as zero:
 
 # %% tags=["table"]
 found = wanted.records("compare/rates")
 trials = wanted.table("compare/rates", found)
 lines = []
 for name, group in trials.groupby(trials["row"].str.split(" @ ").str[0], sort=False):
-    rates = group.groupby("lr")["val_accuracy"].mean()
+    runs = group.groupby("lr")["val_accuracy"]
+    rates = runs.sum() / runs.count().max()
     line = {"method": name}
     for kind, (rate, accuracy) in zip(("a third", "default", "three times"), rates.items(), strict=True):
         mark = " ←" if rate == rates.idxmax() else ""
-        line[f"{kind}: validation accuracy, %"] = f"{100 * accuracy:.1f} (at {rate:g}){mark}"
+        lost = runs.count().max() - runs.count()[rate]
+        note = f"; {lost} diverged" if lost else ""
+        line[f"{kind}: validation accuracy, %"] = f"{100 * accuracy:.1f} (at {rate:g}{note}){mark}"
     lines.append(line)
 show_table(pd.DataFrame(lines), foot=provenance_line(found))
 

@@ -68,7 +68,7 @@ def test_a_diverging_run_is_told_of_and_the_next_one_measured(ran, monkeypatch):
 
     def diverging(config, **where):
         if config.seed == 1:
-            raise NonFiniteLoss("loss term ce is not finite")
+            raise NonFiniteLoss("loss term ce is not finite", step=3, terms={})
         return measure(config, **where)
 
     said: list[str] = []
