@@ -16,17 +16,13 @@ Writes data/benchmarks/attention_sampler-<device>.json.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from timing import write
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from timing import timed, write
+from training import multiply_adds, training_step
 
 from fgvc_lib.backbones import resnet
 from fgvc_lib.layers.attention_sampler import attention_sample, sampling_grid
@@ -57,26 +53,6 @@ def build(name: str, *, small: bool) -> Method:
     """One of the networks compared."""
     sizes = SMALL if small else PUBLISHED
     return TASN(resnet("small" if small else 50), NUM_CLASSES, **sizes, **SUBJECTS[name])
-
-
-def timed(subjects: dict[str, Callable[[], Any]], *, repeats: int, device: str, warm_up: int = 3) -> dict[str, Numbers]:
-    """Seconds per call of each subject, taken in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    for i in range(repeats + warm_up):
-        for name, call in subjects.items():
-            start = now(device)
-            call()
-            if i >= warm_up:
-                seconds[name].append(now(device) - start)
-    return {name: {"median": statistics.median(s), "fastest": min(s)} for name, s in seconds.items()}
-
-
-def now(device: str) -> float:
-    """Processor seconds of this process, or wall seconds once the GPU is done."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def literal_axis(marginal: list[float], size: int, limit: float, *, rounds: int) -> list[float]:
@@ -154,7 +130,7 @@ def numpy_sample(
     return np.stack(sampled)
 
 
-def sampler_against_loops(*, device: str, repeats: int, literal_images: int) -> dict[str, Any]:
+def sampler_against_loops(*, device: torch.device, repeats: int, literal_images: int) -> dict[str, Any]:
     """Seconds for 64 images at 512 → 224 px with maps of 28×28, after a check that all three agree."""
     batch, size = 64, (224, 224)
     images = torch.rand(batch, 3, 512, 512)
@@ -179,10 +155,10 @@ def sampler_against_loops(*, device: str, repeats: int, literal_images: int) -> 
         device=device,
     )
     # rounds=5 as in the released operator
-    slow = timed(
-        {"per image": lambda: numpy_sample(*arrays, size, LIMIT, rounds=5)}, repeats=3, device="cpu", warm_up=1
-    )
-    slow |= timed({"literal": lambda: literal_sample(*few, size, LIMIT, rounds=5)}, repeats=2, device="cpu", warm_up=0)
+    cpu = torch.device("cpu")
+    slow = timed({"per image": lambda: numpy_sample(*arrays, size, LIMIT, rounds=5)}, repeats=3, device=cpu)
+    by_loops = {"literal": lambda: literal_sample(*few, size, LIMIT, rounds=5)}
+    slow |= timed(by_loops, repeats=2, device=cpu, warmup=0)
     slow["literal"] = {kind: value * batch / literal_images for kind, value in slow["literal"].items()}
     seconds |= slow
     return {
@@ -195,33 +171,9 @@ def sampler_against_loops(*, device: str, repeats: int, literal_images: int) -> 
     }
 
 
-def training_step(method: Method, images: Tensor, labels: Tensor, precision: str) -> Callable[[], None]:
-    """Forward, loss, backward and SGD."""
-    optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            loss = method(images, labels).loss
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def multiply_adds(*, small: bool) -> Numbers:
-    """Multiply-adds (convolutions, matrix products) of a training step on one image, counted without computing it."""
-    side, counts = (128 if small else 512), {}
-    for name in SUBJECTS:
-        with FakeTensorMode(), FlopCounterMode(display=False) as counter:
-            build(name, small=small)(torch.zeros(1, 3, side, side), torch.zeros(1, dtype=torch.int64)).loss.backward()
-        counts[name] = counter.get_total_flops() / 2
-    return counts
-
-
-def step_over_baseline(*, device: str, repeats: int, batch: int, precision: str) -> dict[str, Any]:
+def step_over_baseline(*, device: torch.device, repeats: int, batch: int, precision: str) -> dict[str, Any]:
     """Training steps, the sampler's and the attention's share of the whole method's, and the work beside the time."""
-    small = device == "cpu"
+    small = device.type == "cpu"
     side = 128 if small else 512
     images = torch.randn(batch, 3, side, side, device=device)
     labels = torch.arange(batch, device=device) % NUM_CLASSES
@@ -243,7 +195,10 @@ def step_over_baseline(*, device: str, repeats: int, batch: int, precision: str)
 
     parts = {"sampler": sample, "trilinear attention": lambda: trilinear_attention(features)}
     seconds = timed(steps | parts, repeats=repeats, device=device)
-    counts = {"this setting": multiply_adds(small=small), "ResNet-50, 512 → 224 px": multiply_adds(small=False)}
+    counts = {
+        setting: {name: multiply_adds(partial(build, name, small=few), 128 if few else 512) for name in SUBJECTS}
+        for setting, few in {"this setting": small, "ResNet-50, 512 → 224 px": False}.items()
+    }
     return {
         "setting": {
             "backbone": "resnet small" if small else "resnet 50",
@@ -279,20 +234,21 @@ def main() -> None:
     parser.add_argument("--note", default="", help="what else ran on the machine")
     args = parser.parse_args()
 
+    device = torch.device(args.device)
     torch.manual_seed(0)
-    if args.device == "cpu":
+    if device.type == "cpu":
         torch.set_num_threads(1)
     result = {
-        "clock": "wall" if args.device == "cuda" else "processor time of one thread",
+        "clock": "wall" if device.type == "cuda" else "processor time of one thread",
         "repeats": args.repeats,
         "sampler, 64 images, 512 → 224 px": sampler_against_loops(
-            device=args.device, repeats=args.repeats, literal_images=args.literal_images
+            device=device, repeats=args.repeats, literal_images=args.literal_images
         ),
         "training step": step_over_baseline(
-            device=args.device, repeats=args.repeats, batch=args.batch, precision=args.precision
+            device=device, repeats=args.repeats, batch=args.batch, precision=args.precision
         ),
     }
-    write("attention_sampler", torch.device(args.device), result, note=args.note)
+    write("attention_sampler", device, result, note=args.note)
 
 
 if __name__ == "__main__":

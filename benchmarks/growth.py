@@ -17,12 +17,11 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from timing import clocked, take_turns, write
+from timing import clocked, peak_bytes, take_turns, without_rounds, write
 from torch import Tensor
 
 from fgvc_lib.layers.attention_sampler import attention_sample
@@ -30,7 +29,6 @@ from fgvc_lib.layers.bilinear import BilinearPool
 from fgvc_lib.layers.channel_interaction import SelfChannelInteraction
 from fgvc_lib.layers.roi_pyramid import ROIPyramid
 from fgvc_lib.losses.mutual_channel import channel_mask, mutual_channel_loss
-from fgvc_lib.results.estimate import AliveBytes
 
 Call = Callable[[], Any]
 
@@ -128,43 +126,19 @@ def exponent(values: Mapping[int, float]) -> float:
 def measure(subject: Subject, *, repeats: int, device: torch.device) -> dict[str, Any]:
     """Times and bytes at every size, and the exponents."""
     calls = {size: subject.make(size) for size in subject.sizes}
-    used: dict[int, float] = {}
-    for size, call in calls.items():
-        if device.type == "cuda":
-            call()
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
-            call()
-            used[size] = torch.cuda.max_memory_allocated(device) - before
-        else:
-            with AliveBytes() as alive:
-                call()
-            used[size] = alive.peak
-    candidates = {str(size): processor_time(call, device) for size, call in calls.items()}
+    candidates = {str(size): clocked(call, device) for size, call in calls.items()}
     found = take_turns(candidates, repeats=repeats, device=device, warmup=2)
+    used = {size: peak_bytes(call, device) for size, call in calls.items()}
     rounds = [exponent({size: found[str(size)]["seconds"][i] for size in calls}) for i in range(repeats)]
     return {
         "what": subject.what,
         "variable": subject.variable,
         "fixed": subject.fixed,
-        "seconds": {name: {kind: row[kind] for kind in ("median", "fastest")} for name, row in found.items()},
+        "seconds": without_rounds(found),
         "peak_bytes": {str(size): value for size, value in used.items()},
         "exponent": {"median": statistics.median(rounds), "lowest": min(rounds), "highest": max(rounds)},
         "exponent_of_bytes": exponent(used),
     }
-
-
-def processor_time(call: Call, device: torch.device) -> Callable[[], float]:
-    """``call`` as a candidate; on a CPU its own time, whatever else runs there."""
-    if device.type == "cuda":
-        return clocked(call, device)
-
-    def run() -> float:
-        start = time.process_time()
-        call()
-        return time.process_time() - start
-
-    return run
 
 
 def main() -> None:

@@ -25,20 +25,19 @@ from __future__ import annotations
 
 import argparse
 import random
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timing import synchronize, take_turns, write
+from timing import peak_bytes, timed, write
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from training import training_step
 
 from fgvc_lib.backbones import resnet
 from fgvc_lib.losses.mutual_channel import channel_groups, channel_mask, mutual_channel_loss
-from fgvc_lib.methods import Method
 from fgvc_lib.methods.mutual_channel import MutualChannel
 
 LAM = 10.0
@@ -140,41 +139,13 @@ FORMULATIONS: dict[str, Loss] = {
 # -------------------------------------------------------------------------------------------------------- measurement
 
 
-def turns(
-    calls: Mapping[str, Callable[[], Any]], *, repeats: int, inner: int, device: torch.device, warmup: int = 1
-) -> dict[str, Numbers]:
-    """Seconds a call, in turns: ``inner`` calls a turn, after ``warmup`` uncounted ones; processor time on the CPU."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-
-    def candidate(call: Callable[[], Any]) -> Callable[[], float]:
-        def run() -> float:
-            for _ in range(warmup):
-                call()
-            synchronize(device)
-            start = clock()
-            for _ in range(inner):
-                call()
-            synchronize(device)
-            return (clock() - start) / inner
-
-        return run
-
-    candidates = {name: candidate(call) for name, call in calls.items()}
-    taken = take_turns(candidates, repeats=repeats, device=device, warmup=warmup)
-    return {name: {kind: found[kind] for kind in ("median", "fastest")} for name, found in taken.items()}
-
-
 def extra_bytes(call: Callable[[], Any], device: torch.device) -> int:
     """Peak of the bytes allocated during ``call``, not the first one, above those before it.
 
-    On the CPU by every report of the allocator.
+    On the CPU by every report of the allocator, what kernels use inside included.
     """
     if device.type == "cuda":
-        synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        return torch.cuda.max_memory_allocated(device) - before
+        return peak_bytes(call, device)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         call()
     events = profiler.profiler.kineto_results.events()
@@ -186,7 +157,7 @@ def copy_bandwidth(device: torch.device) -> float:
     """Bytes read and written per second by copying half a gibibyte on the GPU."""
     source = torch.empty(2**27, device=device)
     target = torch.empty_like(source)
-    copied = turns({"copy": lambda: target.copy_(source)}, repeats=5, inner=20, device=device)
+    copied = timed({"copy": lambda: target.copy_(source)}, repeats=5, calls=20, device=device)
     return 2 * source.nbytes / copied["copy"]["fastest"]
 
 
@@ -225,8 +196,8 @@ def loss_alone(batch: int, channels: int, *, device: torch.device, repeats: int,
     calls = {name: call(loss) for name, loss in losses.items()}
     inner = 20 if device.type == "cuda" else 1
     slow = {"released": calls.pop("released")}
-    seconds = turns(calls, repeats=repeats, inner=inner, device=device)
-    seconds |= turns(slow, repeats=1, inner=1, device=device, warmup=0)  # many seconds a call where groups are uneven
+    seconds = timed(calls, repeats=repeats, calls=inner, device=device)
+    seconds |= timed(slow, repeats=1, calls=1, device=device, warmup=0)  # many seconds a call where groups are uneven
     extra = {name: extra_bytes(run, device) for name, run in (calls | slow).items()}
     medians = {name: found["median"] for name, found in seconds.items()}
     result: dict[str, Any] = {
@@ -275,21 +246,9 @@ def diversity_alone(xi: int, *, device: torch.device, repeats: int) -> dict[str,
     }
     torch.testing.assert_close(euclidean_by_pairs(p), euclidean_by_products(p), atol=1e-3, rtol=1e-2)
     calls = {name: (lambda f=f: torch.autograd.grad(f(p), p)) for name, f in sums.items()}
-    seconds = turns(calls, repeats=repeats, inner=20 if device.type == "cuda" else 2, device=device)
+    seconds = timed(calls, repeats=repeats, calls=20 if device.type == "cuda" else 2, device=device)
     medians = {name: found["median"] for name, found in seconds.items()}
     return {"seconds": seconds, "over_the_maximum": ratios(medians, "maximum")}
-
-
-def training_step(method: Method, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    """Forward, loss, backward and SGD."""
-    optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        method(images, labels).loss.backward()
-        optimizer.step()
-
-    return step
 
 
 def step_over_baseline(*, device: torch.device, repeats: int, batch: int) -> dict[str, Any]:
@@ -302,7 +261,7 @@ def step_over_baseline(*, device: torch.device, repeats: int, batch: int) -> dic
         name: training_step(MutualChannel(net, NUM_CLASSES, **arguments).to(device), images, labels)
         for name, arguments in settings.items()
     }
-    seconds = turns(steps, repeats=repeats, inner=5 if device.type == "cuda" else 1, device=device)
+    seconds = timed(steps, repeats=repeats, calls=5 if device.type == "cuda" else 1, device=device)
     return {
         "setting": f"ResNet-18, {batch} images of 224 px, float32, map 600 × 14 × 14",
         "seconds": seconds,
@@ -335,7 +294,7 @@ def main() -> None:
         for name, (batch, channels) in MAPS.items()
     }
     for xi in (3, 10):
-        results[f"diversity of ξ = {xi} channels a class"] = diversity_alone(xi, device=device, repeats=args.repeats)
+        results[f"diversity of ξ = {xi} channels a class"] = diversity_alone(xi, device=device, repeats=repeats)
     results["training step"] = step_over_baseline(
         device=device, repeats=step_repeats, batch=args.step_batch or step_batch
     )

@@ -3,23 +3,24 @@
     python benchmarks/roi_pyramid.py            # cuda if there is one: ResNet-50, 448 px, batch 16; cpu: small
     python benchmarks/roi_pyramid.py --device cpu --repeats 30
 
-Ratios are medians over the rounds of ``timing.take_turns``. Writes data/benchmarks/roi_pyramid-<device>.json.
+Ratios are medians over the rounds of ``timing.take_turns``; on a CPU one thread works and its processor time counts.
+Writes data/benchmarks/roi_pyramid-<device>.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import synchronize, take_turns, write
+from timing import clocked, take_turns, write
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import batched_nms, nms
+from training import multiply_adds, training_step
 
 from fgvc_lib.backbones import resnet
 from fgvc_lib.layers.roi_drop import draw_boxes
@@ -44,55 +45,9 @@ def build(name: str, depth: str, channels: int) -> Method:
     return build_method(resnet(depth), NUM_CLASSES, **arguments)
 
 
-def seconds_of(work: Callable[[], Any], device: torch.device) -> Callable[[], float]:
-    """``work`` as a candidate: its seconds in a running loop.
-
-    On a CPU these are processor seconds of one thread, which other programs on the machine hardly change.
-    """
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-
-    def run() -> float:
-        if device.type == "cuda":
-            work()  # a turn starts with an empty allocator, which a loop meets only once
-        synchronize(device)
-        start = clock()
-        work()
-        synchronize(device)
-        return clock() - start
-
-    return run
-
-
 def over(a: list[float], b: list[float]) -> float:
     """Median of the turns' ratios."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
-
-
-def training_step(method: Method, images: Tensor, labels: Tensor, precision: str) -> Callable[[], None]:
-    """Forward, loss, backward and SGD."""
-    optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            loss = method(images, labels).loss
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def operations(depth: str, channels: int, size: int) -> dict[str, float]:
-    """Floating-point operations (two per multiply-add) per image of a training step, counted without computing it."""
-    counts = {}
-    for name in SUBJECTS:
-        with torch.device("meta"):
-            method = build(name, depth, channels)
-            images, labels = torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.int64)
-        with FlopCounterMode(display=False) as counter:
-            method(images, labels).loss.backward()
-        counts[name] = counter.get_total_flops() / 2
-    return counts
 
 
 def boxes_by_loop(method: APCNN, masks: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
@@ -203,7 +158,7 @@ def main() -> None:
 
     ratios = {}
     for name, setting in {"this setting": (depth, channels, size), "ResNet-50, 448 px": ("50", 256, 448)}.items():
-        counts = operations(*setting)
+        counts = {key: multiply_adds(partial(build, key, *setting[:2]), setting[2]) for key in SUBJECTS}
         ratios[name] = {key: count / counts["baseline"] for key, count in counts.items()}
     result["operations_over_baseline"] = ratios
     method = methods["two stages"]
@@ -231,7 +186,7 @@ def main() -> None:
     }
     groups = {"step": steps, "roi_stage": stage, "boxes": boxes}
     calls = {f"{group}: {name}": call for group, named in groups.items() for name, call in named.items()}
-    candidates = {name: seconds_of(call, device) for name, call in calls.items()}
+    candidates = {name: clocked(call, device) for name, call in calls.items()}
     found = take_turns(candidates, repeats=args.repeats, device=device, warmup=3)
     seconds = {name: row["seconds"] for name, row in found.items()}
     result["timing"] = {name: {k: v for k, v in row.items() if k != "seconds"} for name, row in found.items()}

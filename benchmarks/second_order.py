@@ -12,23 +12,20 @@ Writes data/benchmarks/second_order-<device>.json.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import clocked, take_turns, write
+from timing import peak_bytes, timed, write
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from training import multiply_adds, training_step
 
 from fgvc_lib.backbones import resnet
 from fgvc_lib.layers.bilinear import BilinearPool
 from fgvc_lib.layers.channel_interaction import ContrastiveChannelInteraction, SelfChannelInteraction
 from fgvc_lib.methods import CIN
-from fgvc_lib.results.estimate import AliveBytes
 
 NUM_CLASSES = 196
 # depth of the ResNet, image size, images (P × 5): last maps of 8², 7² and 14²
@@ -82,44 +79,13 @@ def literal_cci(
     return torch.stack(sides[0]), torch.stack(sides[1])
 
 
-def timed(
-    subjects: Mapping[str, Callable[[], Any]], *, repeats: int, device: str, warmup: int = 2
-) -> dict[str, dict[str, float]]:
-    """Seconds per call of each subject, taken in turns after ``warmup`` uncounted calls."""
-
-    def processor_time(call: Callable[[], Any]) -> Callable[[], float]:
-        def run() -> float:
-            start = time.process_time()
-            call()
-            return time.process_time() - start
-
-        return run
-
-    torch_device = torch.device(device)
-    candidates = {
-        name: clocked(call, torch_device) if device == "cuda" else processor_time(call)
-        for name, call in subjects.items()
-    }
-    rows = take_turns(candidates, repeats=repeats, device=torch_device, warmup=warmup)
-    return {name: {kind: row[kind] for kind in ("median", "fastest")} for name, row in rows.items()}
-
-
-def peak_bytes(call: Callable[[], Any], *, device: str) -> int:
-    """Most memory at once beyond what was there before; on a CPU without what kernels use inside."""
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        call()
-        most: int = torch.cuda.max_memory_allocated()
-        return most - before
-    with AliveBytes() as tensors:
-        call()
-    peak: int = tensors.peak
-    return peak
-
-
 def compare(
-    mine: Callable[[Tensor], Tensor], literal: Callable[[Tensor], Tensor], x: Tensor, *, repeats: int, device: str
+    mine: Callable[[Tensor], Tensor],
+    literal: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    repeats: int,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Time and memory of both ways, forward and backward, after checking that they agree."""
     torch.testing.assert_close(mine(x), literal(x), rtol=1e-2, atol=1e-3)
@@ -131,11 +97,11 @@ def compare(
     return {
         "shape": list(x.shape),
         "seconds": timed(calls, repeats=repeats, device=device),
-        "peak_bytes": {name: peak_bytes(call, device=device) for name, call in calls.items()},
+        "peak_bytes": {name: peak_bytes(call, device) for name, call in calls.items()},
     }
 
 
-def layers(channels: int, side: int, batch: int, *, repeats: int, device: str) -> dict[str, Any]:
+def layers(channels: int, side: int, batch: int, *, repeats: int, device: torch.device) -> dict[str, Any]:
     """The three layers on post-ReLU maps."""
     x = F.relu(torch.randn(batch, channels, side, side, device=device))
     pool = BilinearPool()
@@ -158,44 +124,23 @@ def build(row: str, depth: str) -> CIN:
     return CIN(resnet(depth), NUM_CLASSES, **ROWS[row])
 
 
-def multiply_adds(depth: str, size: int, batch: int) -> dict[str, float]:
-    """Multiply-adds of a training step per image, counted without computing it."""
-    counts = {}
-    for row in ROWS:
-        # the counter does not know a CPU's fused attention; the plain formula has the same products
-        with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            method = build(row, depth)
-            method(torch.zeros(batch, 3, size, size), torch.zeros(batch, dtype=torch.int64)).loss.backward()
-        counts[row] = counter.get_total_flops() / 2 / batch
-    return counts
-
-
-def steps(depth: str, size: int, batch: int, precision: str, *, repeats: int, device: str) -> dict[str, Any]:
+def steps(depth: str, size: int, batch: int, precision: str, *, repeats: int, device: torch.device) -> dict[str, Any]:
     """Forward, loss, backward and SGD of each row, over the baseline's, beside the multiply-adds."""
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     labels = (torch.arange(batch, device=device) // 5) % NUM_CLASSES
     calls: dict[str, Callable[[], Any]] = {}
     for row in ROWS:
         method = build(row, depth).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9)
-
-        def step(method: CIN = method, optimizer: torch.optim.SGD = optimizer) -> None:
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                loss = method(images, labels).loss
-            loss.backward()
-            optimizer.step()
-
-        calls[row] = step
-    seconds = timed(calls, repeats=repeats, device=device, warmup=2 if device == "cuda" else 1)
-    counts = multiply_adds(depth, size, batch)
+        calls[row] = training_step(method, images, labels, precision)
+    seconds = timed(calls, repeats=repeats, device=device, warmup=2 if device.type == "cuda" else 1)
+    counts = {row: multiply_adds(partial(build, row, depth), size, batch=batch) for row in ROWS}
     return {
         "backbone": f"resnet {depth}",
         "image_size": size,
         "batch": batch,
         "precision": precision,
         "seconds": seconds,
-        "peak_bytes": {row: peak_bytes(call, device=device) for row, call in calls.items()},
+        "peak_bytes": {row: peak_bytes(call, device) for row, call in calls.items()},
         "multiply_adds_per_image": counts,
         "over_baseline": {
             row: {
@@ -218,7 +163,8 @@ def main() -> None:
     )
     parser.add_argument("--note", default="", help="goes into the record")
     args = parser.parse_args()
-    cuda = args.device == "cuda"
+    device = torch.device(args.device)
+    cuda = device.type == "cuda"
     step_repeats = args.step_repeats or (20 if cuda else 3)
     torch.manual_seed(0)
     if not cuda:
@@ -227,13 +173,13 @@ def main() -> None:
         "repeats": args.repeats,
         "step_repeats": step_repeats,
         "threads": torch.get_num_threads(),
-        "layers": layers(512 if cuda else 256, 14, 20 if cuda else 10, repeats=args.repeats, device=args.device),
+        "layers": layers(512 if cuda else 256, 14, 20 if cuda else 10, repeats=args.repeats, device=device),
         "steps": [
-            steps(depth, size, batch, args.precision, repeats=step_repeats, device=args.device)
+            steps(depth, size, batch, args.precision, repeats=step_repeats, device=device)
             for depth, size, batch in SETTINGS[args.device]
         ],
     }
-    write("second_order", torch.device(args.device), results, note=args.note)
+    write("second_order", device, results, note=args.note)
 
 
 if __name__ == "__main__":

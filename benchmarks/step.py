@@ -22,11 +22,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
-from timing import synchronize, write
+from timing import clock, peak_bytes, write
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -54,12 +52,10 @@ class Steps:
         self.epoch = 0
 
     def __call__(self) -> dict[str, float]:
-        clock: Callable[[], float] = time.process_time if self.device.type == "cpu" else time.perf_counter
-        times = [clock()]
+        times = [clock(self.device)]
 
         def lap() -> None:
-            synchronize(self.device)
-            times.append(clock())
+            times.append(clock(self.device))
 
         # the last batch of an epoch, after which nothing is gathered ahead
         images, labels, _ = next(self.loader.epoch(self.epoch, start=len(self.loader) - 1))
@@ -90,19 +86,6 @@ class Steps:
             method = build_for(self.config, num_classes=shape.classes, channels=3, image_size=shape.image_size)
             return estimate.step(method.train(), shape, batch)[1] / 2 / batch
 
-    def peak_bytes(self) -> int:
-        """Most that a step allocates at once."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            before = torch.cuda.memory_allocated(self.device)
-            self()
-            most: int = torch.cuda.max_memory_allocated(self.device)
-            return most - before
-        with estimate.AliveBytes() as alive:
-            self()
-        peak: int = alive.peak
-        return peak
-
 
 def main() -> None:
     """Run, print and write."""
@@ -126,7 +109,7 @@ def main() -> None:
 
     batches = {name: step.config.batch_size for name, step in steps.items()}
     counts = {name: step.multiply_adds() for name, step in steps.items()}
-    peaks = {name: step.peak_bytes() for name, step in steps.items()}
+    peaks = {name: peak_bytes(step, device) for name, step in steps.items()}
     first = next(iter(steps))
 
     def over_first(name: str) -> float:

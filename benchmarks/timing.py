@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fgvc_lib.results import provenance
+from fgvc_lib.results.estimate import AliveBytes
 
 FOLDER = Path(os.environ.get("FGVC_BENCHMARKS") or Path(__file__).parents[1] / "data" / "benchmarks")
 """Where records go; ``FGVC_BENCHMARKS`` sends those of trials elsewhere."""
@@ -25,15 +26,28 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def clocked(work: Callable[[], Any], device: torch.device) -> Callable[[], float]:
-    """``work`` as a candidate of :func:`take_turns`: it returns its seconds."""
+def clock(device: torch.device) -> float:
+    """Seconds: of the processor on a CPU, which other programs on the machine hardly change; wall time on a GPU, once
+    that is done."""
+    if device.type == "cpu":
+        return time.process_time()
+    synchronize(device)
+    return time.perf_counter()
+
+
+def clocked(work: Callable[[], Any], device: torch.device, *, calls: int = 1) -> Callable[[], float]:
+    """``work`` as a candidate of :func:`take_turns`: it returns the seconds of one call, the mean of ``calls``.
+
+    On a GPU an uncounted call comes first: a turn starts with an empty allocator, which a loop meets only once.
+    """
 
     def run() -> float:
-        synchronize(device)
-        start = time.perf_counter()
-        work()
-        synchronize(device)
-        return time.perf_counter() - start
+        if device.type == "cuda":
+            work()
+        start = clock(device)
+        for _ in range(calls):
+            work()
+        return (clock(device) - start) / calls
 
     return run
 
@@ -67,6 +81,35 @@ def take_turns(
         name: {"median": statistics.median(s), "fastest": min(s), "seconds": s, **used[name]}
         for name, s in seconds.items()
     }
+
+
+def without_rounds(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """``median`` and ``fastest`` of what :func:`take_turns` found."""
+    return {name: {kind: row[kind] for kind in ("median", "fastest")} for name, row in found.items()}
+
+
+def timed(
+    work: Mapping[str, Callable[[], Any]], *, repeats: int, device: torch.device, calls: int = 1, warmup: int = 1
+) -> dict[str, dict[str, float]]:
+    """``median`` and ``fastest`` seconds a call of each, taken in turns of ``calls``, after ``warmup`` rounds."""
+    candidates = {name: clocked(call, device, calls=calls) for name, call in work.items()}
+    return without_rounds(take_turns(candidates, repeats=repeats, device=device, warmup=warmup))
+
+
+def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
+    """Most memory that ``work`` takes at once beyond what was there before; on a CPU that of tensors, without what
+    kernels use inside."""
+    if device.type == "cuda":
+        synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        most: int = torch.cuda.max_memory_allocated(device)
+        return most - before
+    with AliveBytes() as alive:
+        work()
+    peak: int = alive.peak
+    return peak
 
 
 def memory(device: torch.device) -> dict[str, int]:

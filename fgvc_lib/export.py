@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import importlib
 import json
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fgvc_lib.methods import Method
+from fgvc_lib.results.files import replacing
 from fgvc_lib.train.trained import Info
 
 FORMATS = (".pt2", ".onnx")
@@ -94,19 +94,15 @@ def export(method: Method, info: Info, path: str | Path, *, rtol: float = 1e-3, 
 
     program = _trace(model, images)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with replacing(path) as temporary:
         if onnx is None:
-            torch.export.save(program, partial, extra_files={"info.json": notes})
-            run = _pt2(partial)
+            torch.export.save(program, temporary, extra_files={"info.json": notes})
+            run = _pt2(temporary)
         else:
-            onnx.save(program, partial, method, notes)
-            run = onnx.open(partial)
+            onnx.save(program, temporary, method, notes)
+            run = onnx.open(temporary)
         for count, logits in expected.items():
             _compare(path.name, run(images[:count]), logits, rtol=rtol, atol=atol)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -29,7 +29,6 @@ data = ""
 device = "auto"
 
 # %%
-import json
 import math
 import time
 
@@ -56,7 +55,7 @@ from fgvc_lib.losses.mutual_channel import (
 from fgvc_lib.losses.pairwise_confusion import pairwise_confusion
 from fgvc_lib.methods.baseline import Baseline
 from fgvc_lib.methods.mutual_channel import MutualChannel, class_maps
-from fgvc_lib.results import folders, wanted
+from fgvc_lib.results import benchmarks, wanted
 from fgvc_lib.results.plots import COLORS, curve, show, show_table, style
 from fgvc_lib.results.tables import plus_minus, provenance_line
 from fgvc_lib.train import build
@@ -667,8 +666,7 @@ print(f"with the usual last stage of 64 channels in place of 36: {usual:,}")
 
 # %% tags=["table"]
 lines, feet = [], []
-for path in sorted(folders.committed("benchmarks").glob("mutual_channel-*.json")):
-    bench = json.loads(path.read_text())
+for bench in benchmarks.records("mutual_channel"):
     for setting, measured in bench.items():
         if isinstance(measured, dict) and "times_slower_than_ours" in measured:
             for way, ratio in measured["times_slower_than_ours"].items():

@@ -30,7 +30,6 @@ data = ""
 device = "auto"
 
 # %%
-import json
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,7 +44,7 @@ from fgvc_lib.backbones import BACKBONES, resnet, vgg
 from fgvc_lib.data import load
 from fgvc_lib.layers.bilinear import BilinearPool, bilinear_pool, signed_sqrt
 from fgvc_lib.measures.parts import pointing_game
-from fgvc_lib.results import folders, wanted
+from fgvc_lib.results import benchmarks, wanted
 from fgvc_lib.results.plots import COLORS, show, show_table, style
 from fgvc_lib.results.tables import plus_minus, provenance_line
 
@@ -551,8 +550,7 @@ show_table(pd.DataFrame(lines), foot="Counted on this page.")
 
 # %% tags=["table"]
 lines, feet = [], []
-for path in sorted(folders.committed("benchmarks").glob("second_order-*.json")):
-    bench = json.loads(path.read_text())
+for bench in benchmarks.records("second_order"):
     layer = bench["layers"]["bilinear pooling"]
     for way, name in (("library", "one matrix product"), ("literal", "outer products, then their sum")):
         lines.append(

@@ -30,7 +30,6 @@ data = ""
 device = "auto"
 
 # %%
-import json
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -56,7 +55,7 @@ from fgvc_lib.losses.contrastive import contrastive_loss
 from fgvc_lib.losses.pairs import disjoint_pairs
 from fgvc_lib.measures.channels import channel_parts_of, compare_channels
 from fgvc_lib.methods.cin import CIN
-from fgvc_lib.results import folders, wanted
+from fgvc_lib.results import benchmarks, wanted
 from fgvc_lib.results.plots import COLORS, curve, show, show_table, style
 from fgvc_lib.results.tables import plus_minus, provenance_line
 
@@ -723,8 +722,7 @@ show_table(pd.DataFrame(lines), foot="Counted on this page: one prediction by a 
 
 # %% tags=["table"]
 lines, feet = [], []
-for path in sorted(folders.committed("benchmarks").glob("second_order-*.json")):
-    bench = json.loads(path.read_text())
+for bench in benchmarks.records("second_order"):
     for setting in bench["steps"]:
         name = f"{setting['backbone']}, {setting['image_size']} px, batch {setting['batch']}, {bench['device']['type']}"
         for row, over in setting["over_baseline"].items():

@@ -31,7 +31,6 @@ data = ""
 device = "auto"
 
 # %%
-import json
 import time
 
 import matplotlib.pyplot as plt
@@ -55,7 +54,7 @@ from fgvc_lib.losses.distillation import distillation_loss
 from fgvc_lib.measures.parts import peaks
 from fgvc_lib.measures.sampling import area_magnification, attention_maps, consistency
 from fgvc_lib.methods.tasn import RELEASED, TASN
-from fgvc_lib.results import folders, wanted
+from fgvc_lib.results import benchmarks, wanted
 from fgvc_lib.results.plots import COLORS, curve, show, show_table, style
 from fgvc_lib.results.tables import plus_minus, provenance_line
 
@@ -883,10 +882,7 @@ show_table(
 # attention net is itself expensive: it keeps a large map to the end.
 
 # %% tags=["figure"]
-bench = {
-    p.stem.rpartition("-")[2]: json.loads(p.read_text())
-    for p in sorted(folders.committed("benchmarks").glob("attention_sampler-*.json"))
-}
+bench = {found["device"]["type"]: found for found in benchmarks.records("attention_sampler")}
 costs = bench.get("cuda") or bench.get("cpu")
 figure, ax = plt.subplots(figsize=(5.5, 3))
 if costs:
@@ -947,7 +943,7 @@ for found in bench.values():
     step, sampler = found["training step"], found["sampler, 64 images, 512 → 224 px"]
     lines.append(
         {
-            "device": found["device"],
+            "device": found["device"]["type"],
             "sampler, 64 images 512 → 224, ms": round(1e3 * sampler["seconds"]["batched"]["median"], 1),
             "literal loop, × slower": round(sampler["times_faster_than"]["literal"]["median"]),
             "NumPy, image by image, × slower": round(sampler["times_faster_than"]["per image"]["median"], 1),
@@ -959,7 +955,7 @@ for found in bench.values():
         }
     )
 foot = "; ".join(
-    f"{b['training step']['setting']['backbone']}, {b['training step']['setting']['image_size']} → {b['training step']['setting']['input_size']} px, torch {b['torch']}"
+    f"{b['training step']['setting']['backbone']}, {b['training step']['setting']['image_size']} → {b['training step']['setting']['input_size']} px, {b['device']['name']}, torch {b['versions']['torch']}"
     for b in bench.values()
 )
 show_table(pd.DataFrame(lines), foot=f"benchmarks/attention_sampler.py; the step: {foot or 'not measured yet'}.")

@@ -31,7 +31,6 @@ data = ""
 device = "auto"
 
 # %%
-import json
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -53,7 +52,7 @@ from fgvc_lib.layers.roi_zoom import roi_zoom
 from fgvc_lib.measures.parts import box_area, box_recall
 from fgvc_lib.methods.ap_cnn import APCNN
 from fgvc_lib.methods.baseline import Baseline
-from fgvc_lib.results import folders, wanted
+from fgvc_lib.results import benchmarks, wanted
 from fgvc_lib.results.plots import COLORS, show, show_table, style
 from fgvc_lib.results.tables import plus_minus, provenance_line
 from fgvc_lib.train import build
@@ -859,8 +858,7 @@ show_table(
 
 # %% tags=["table"]
 lines, feet = [], []
-for path in sorted(folders.committed("benchmarks").glob("roi_pyramid-*.json")):
-    bench = json.loads(path.read_text())
+for bench in benchmarks.records("roi_pyramid"):
     setting, steps_of = bench["setting"], bench["step_over_baseline"]
     share_of = {name: f"{100 * share:.1f}" for name, share in bench["roi_stage_share_of_step"].items()}
     lines.append(

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from fgvc_lib.results import benchmarks
 from pipeline.project import ROOT
 
 TIMES = ("seconds", "timing")
@@ -52,8 +53,8 @@ def targets(folder: Path = FOLDER) -> str:
             raise ValueError(f"target {target['what']!r} needs at_least or at_most, and has {len(bounds)} of them")
         (side,) = bounds
         sign, bound = "≥" if side == "at_least" else "≤", target[side]
-        found: list[dict[str, Any] | None] = []
-        found += [record for record in _records(folder, target["record"]) if _kind(record) == target["device"]]
+        measured_there = benchmarks.records(target["record"], folder)
+        found: list[dict[str, Any] | None] = [record for record in measured_there if _kind(record) == target["device"]]
         for record in found or [None]:
             if record is None:
                 device, measured = target["device"].upper(), ""
@@ -69,11 +70,6 @@ def targets(folder: Path = FOLDER) -> str:
                 f"| {_title(target['record'])} | {target['what']} | {device} | {sign} {bound:g} | {measured} | {met} |"
             )
     return "\n".join([*lines, ""])
-
-
-def _records(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The records of a benchmark, of whatever devices."""
-    return [json.loads(path.read_text(encoding="utf8")) for path in sorted(folder.glob(f"{name}-*.json"))]
 
 
 def _kind(record: Mapping[str, Any]) -> str:

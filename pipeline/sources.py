@@ -45,14 +45,19 @@ def _distributions() -> dict[str, list[str]]:
     return dict(importlib.metadata.packages_distributions())
 
 
-def _records(notebook: NotebookNode, chapter: str) -> list[Path]:
-    """The committed records that a chapter shows: its own, and those of other chapters that its source's header names.
+def _records(notebook: NotebookNode, chapter: str, reach: Reach) -> list[Path]:
+    """The committed records that a chapter shows: its own, those of other chapters that its source's header names, and
+    those of the benchmarks that its code names.
 
     The header says ``records: [02_center_loss, …]`` or ``records: all``.
     """
     wanted = notebook.metadata.get("records", [])
     folders = ["*"] if wanted == "all" else [chapter, *wanted]
     found = {path for folder in folders for path in ROOT.glob(f"data/results/*/{folder}/**/*") if path.is_file()}
+    named = reach.words if "fgvc_lib.results.benchmarks" in reach.modules else set()
+    for path in ROOT.glob("data/benchmarks/*-*.json"):
+        if wanted == "all" or path.name.partition("-")[0] in named:
+            found.add(path)
     return sorted(found)
 
 
@@ -86,7 +91,7 @@ def key(profile: str, chapter: str, notebook: NotebookNode) -> str:
             lines.append(f"package {distribution} {importlib.metadata.version(distribution)}")
     for path, content in stated.items():
         lines.append(f"stated {path.relative_to(ROOT)} {digest(json.dumps(content, sort_keys=True, default=str))}")
-    for path in _records(notebook, chapter):
+    for path in _records(notebook, chapter, reach):
         lines.append(f"record {path.relative_to(ROOT)} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}")
     return "\n".join(lines) + "\n"
 

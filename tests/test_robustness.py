@@ -178,14 +178,14 @@ def test_a_disk_that_fills_while_a_file_is_written_leaves_nothing_of_it(tmp_path
         import resource, signal
         import numpy as np
         from fgvc_lib.data.cache import cached
-        from fgvc_lib.results.record import _replacing
+        from fgvc_lib.results.files import replacing
         from fgvc_lib.train.checkpoint import write_atomically
         from pathlib import Path
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
         def record():
-            with _replacing(Path("record.json")) as temporary:
+            with replacing(Path("record.json")) as temporary:
                 temporary.write_text("x" * 50_000)
         attempts = {
             "checkpoint": lambda: write_atomically({"x": torch.zeros(50_000)}, Path("checkpoint.pt")),

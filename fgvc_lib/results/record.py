@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fgvc_lib.config import Config
+from fgvc_lib.results.files import replacing
 
 SCHEMA = 1
 LARGEST_ARRAYS = 200_000
@@ -84,7 +84,7 @@ def write(record: Record, folder: Path, arrays: dict[str, np.ndarray] | None = N
     path = folder / f"{record.id}.json"
     record = dataclasses.replace(record, arrays=sorted(arrays or {}), path=path)
     if arrays:
-        with _replacing(path.with_suffix(".npz")) as temporary:
+        with replacing(path.with_suffix(".npz")) as temporary:
             np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
             if temporary.stat().st_size > LARGEST_ARRAYS:
                 raise RecordError(
@@ -93,7 +93,7 @@ def write(record: Record, folder: Path, arrays: dict[str, np.ndarray] | None = N
                 )
     fields = dataclasses.asdict(record)
     del fields["path"]
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(fields, indent=1, default=float) + "\n")
     return record
 
@@ -129,20 +129,3 @@ def read(path: str | Path) -> Record:
 def read_all(folders: Iterable[Path]) -> list[Record]:
     """Every record below ``folders``, in the order of their paths."""
     return [read(path) for folder in folders for path in sorted(folder.rglob("*.json"))]
-
-
-class _replacing:
-    """A temporary file beside ``path`` that takes its place when the block ends without an error."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{os.getpid()}.{path.name}")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ Nothing is downloaded, decoded or trained.
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from fgvc_lib.data.folder import folder_files
 from fgvc_lib.data.real import aircraft_files, cars_files, flowers_files, pets_files
 from fgvc_lib.results import wanted
 from fgvc_lib.results.estimate import Estimate, Shape, estimate
+from fgvc_lib.results.files import sha256
 
 LISTINGS: dict[str, Callable[..., Files]] = {
     "cub": cub_files,
@@ -155,6 +155,8 @@ def write_configs(profile: str, folder: Path, *, only: str = "") -> Iterator[Pat
 
 # ---- weights
 
+_sha256 = functools.cache(sha256)  # many rows ask for the same file
+
 
 def missing_weights(names: Sequence[str]) -> Iterator[str]:
     """A sentence for each of torchvision's ImageNet weights that are not in ``TORCH_HOME``, or are damaged there."""
@@ -163,14 +165,8 @@ def missing_weights(names: Sequence[str]) -> Iterator[str]:
         path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
         if not path.is_file():
             yield f"weights: {path} is not there; the first run fetches it, or copy it from {url}"
-        elif not _sha256(path, path.stat().st_size).startswith(path.stem.rsplit("-", 1)[1]):
+        elif not _sha256(path).startswith(path.stem.rsplit("-", 1)[1]):
             yield f"weights: {path} is damaged: its checksum is not the one in its name; remove it"
-
-
-@functools.cache
-def _sha256(path: Path, _size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _without_weights(config: Config) -> tuple[Config, list[str]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from fgvc_lib.config import Config
 from fgvc_lib.results import folders, weights
+from fgvc_lib.results.files import replacing, sha256
 from fgvc_lib.results.run import run_name, trained
 from fgvc_lib.results.wanted import Group, groups
 
@@ -63,7 +63,7 @@ def write_all(
         path = folder / f"{name}.pt"
         weights.write(path, folders.build(profile) / "runs" / name / "model.pt", record)
         files[path.name] = {
-            "sha256": weights.sha256(path),
+            "sha256": sha256(path),
             "bytes": path.stat().st_size,
             "group": group.name,
             "row": row,
@@ -79,9 +79,9 @@ def write_all(
         }
         score, size = 100 * record.final["test_accuracy"], path.stat().st_size / 1000
         say(f"{path.name}  {size:6,.0f} kB  {score:5.1f} %  {group.name} | {row}")
-    partial = folder / f".{manifest.name}.{os.getpid()}"
-    partial.write_text(json.dumps({"schema": weights.SCHEMA, "files": files}, indent=1) + "\n", encoding="utf8")
-    partial.replace(manifest)
+    with replacing(manifest) as temporary:
+        content = {"schema": weights.SCHEMA, "files": files}
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     for stale in before - set(files):
         (folder / Path(stale).name).unlink(missing_ok=True)
     return sum(entry["dirty"] for entry in files.values())

@@ -9,7 +9,6 @@ set or version is not found, and the network is trained as ever. ``manifest.json
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fgvc_lib.results.files import replacing, sha256
 from fgvc_lib.results.record import Record
 from fgvc_lib.train.checkpoint import load_checked, write_atomically
 
@@ -99,9 +99,8 @@ def find(name: str) -> Kept | None:
 def copy(kept: Kept, model: Path) -> None:
     """Put the network into the cache of runs as its ``model.pt``, whole or not at all."""
     model.parent.mkdir(parents=True, exist_ok=True)
-    partial = model.with_name(f".{os.getpid()}.{model.name}")
-    shutil.copyfile(kept.path, partial)
-    partial.replace(model)
+    with replacing(model) as temporary:
+        shutil.copyfile(kept.path, temporary)
 
 
 def read_manifest(folder: Path) -> Mapping[str, Mapping[str, Any]]:
@@ -120,9 +119,3 @@ def read_manifest(folder: Path) -> Mapping[str, Mapping[str, Any]]:
             "or unset it"
         ) from error
     return files
-
-
-def sha256(path: Path) -> str:
-    """The checksum of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -96,6 +96,21 @@ class TestKey:
         assert other in key(records="all")
         assert other in key(records=["03_c"])
 
+    def test_the_benchmarks_that_a_chapter_names_are_in_it(self, key, root):
+        folder = root / "data" / "benchmarks"
+        folder.mkdir(parents=True)
+        for name in ("pool-cpu", "pool-nvidia-h200", "sampler-cpu"):
+            (folder / f"{name}.json").write_text("{}")
+        reader = root / "fgvc_lib" / "results" / "benchmarks.py"
+        reader.parent.mkdir()
+        reader.write_text("def records(name):\n    return []\n")
+        (reader.parent / "__init__.py").write_text("")
+        assert "data/benchmarks" not in key("print('pool')")
+        text = key("from fgvc_lib.results import benchmarks\nbenchmarks.records('pool')")
+        assert text.count("record data/benchmarks/pool-") == 2
+        assert "sampler" not in text
+        assert key(records="all").count("record data/benchmarks/") == 3
+
     def test_of_a_data_file_that_is_read_only_the_chapters_entries_count(self, key, root):
         (root / "data").mkdir()
         runs = root / "data" / "runs.yaml"

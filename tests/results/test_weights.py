@@ -14,6 +14,7 @@ import torch
 from fgvc_lib import train
 from fgvc_lib.config import Config
 from fgvc_lib.results import release, run, trained, weights
+from fgvc_lib.results.files import sha256
 from fgvc_lib.results.release import looked_inside, write_all
 from fgvc_lib.results.weights import WeightsError
 
@@ -125,7 +126,7 @@ def test_the_manifest_says_what_a_file_is(place: Path, monkeypatch: pytest.Monke
     entry = json.loads((place / "kept" / "manifest.json").read_text())["files"][file.name]
     assert (entry["group"], entry["row"], entry["profile"]) == ("small/live", "one", "quick")
     assert entry["bytes"] == file.stat().st_size
-    assert entry["sha256"] == weights.sha256(file)
+    assert entry["sha256"] == sha256(file)
     assert entry["config"] == CONFIG.to_dict()
     assert entry["commit"] == "f" * 40
     assert entry["dirty"] is False
@@ -164,11 +165,11 @@ def test_a_damaged_or_foreign_file_is_refused_in_one_sentence(
     elif damage == "renamed":  # and listed as if it were another run
         name = "0" * 16 + name[16:]
         file = file.rename(file.with_name(f"{name}.pt"))
-        manifest.write_text(json.dumps(content | {"files": {file.name: {"sha256": weights.sha256(file)}}}))
+        manifest.write_text(json.dumps(content | {"files": {file.name: {"sha256": sha256(file)}}}))
         sentence = "and not what it is called"
     else:  # the checksum fits, what is in it does not
         torch.save({"weights": {}} if damage == "no network" else Path, file)
-        manifest.write_text(json.dumps(content | {"files": {file.name: {"sha256": weights.sha256(file)}}}))
+        manifest.write_text(json.dumps(content | {"files": {file.name: {"sha256": sha256(file)}}}))
         sentence = "holds no trained network"
     with pytest.raises(WeightsError, match=sentence) as raised:
         weights.find(name)
