@@ -1,7 +1,7 @@
 """What TASN costs: the sampler against loops, its share of the training step, and the step over the baseline's.
 
-    python benchmarks/attention_sampler.py      # cuda if there is one: ResNet-50, 512 → 224 px; cpu: small, 128 → 64 px
-    python benchmarks/attention_sampler.py --device cpu --repeats 30
+    python benchmarks/attention_sampler.py      # cuda if there is one: ResNet-50, 512 → 224 px
+    python benchmarks/attention_sampler.py --device cpu        # a small ResNet, 128 → 64 px, and the published setting
 
 The sampler alone is timed at 512 → 224 px, 64 images, everywhere. It meets two loops with the same result. ``literal``
 is what the released operator does, in plain Python: image by image, the clipping round by round, the table entry by
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,12 +32,22 @@ from fgvc_lib.methods.tasn import TASN
 
 NUM_CLASSES = 196
 LIMIT = 4.0
-SMALL = {
-    "input_size": 64,
-    "attention_size": 64,
-    "attention_net": {"backbone": "resnet", "depth": "small", "strides": [1, 1, 2]},
-}
-PUBLISHED: dict[str, Any] = {"input_size": 224, "attention_size": 224}
+
+
+class Setting(NamedTuple):
+    """Depth of the ResNet, side of the source images, images, arguments of the method, rounds."""
+
+    depth: str
+    side: int
+    batch: int
+    sizes: dict[str, Any]
+    repeats: int
+
+
+ATTENTION = {"backbone": "resnet", "depth": "small", "strides": [1, 1, 2]}
+SMALL = Setting("small", 128, 64, {"input_size": 64, "attention_size": 64, "attention_net": ATTENTION}, 20)
+PUBLISHED = Setting("50", 512, 64, {"input_size": 224, "attention_size": 224}, 20)
+SETTINGS = {"cpu": (SMALL, PUBLISHED._replace(batch=4, repeats=2)), "cuda": (PUBLISHED,)}
 SUBJECTS: dict[str, dict[str, Any]] = {
     "baseline": {"structure": "resize", "detail": None},  # the same net on plainly resized images
     "uniform": {"structure": "uniform", "detail": "uniform"},
@@ -49,10 +59,9 @@ WHOLE = "structure, detail, distillation"
 Numbers = dict[str, float]
 
 
-def build(name: str, *, small: bool) -> Method:
+def build(name: str, setting: Setting) -> Method:
     """One of the networks compared."""
-    sizes = SMALL if small else PUBLISHED
-    return TASN(resnet("small" if small else 50), NUM_CLASSES, **sizes, **SUBJECTS[name])
+    return TASN(resnet(setting.depth), NUM_CLASSES, **setting.sizes, **SUBJECTS[name])
 
 
 def literal_axis(marginal: list[float], size: int, limit: float, *, rounds: int) -> list[float]:
@@ -171,20 +180,18 @@ def sampler_against_loops(*, device: torch.device, repeats: int, literal_images:
     }
 
 
-def step_over_baseline(*, device: torch.device, repeats: int, batch: int, precision: str) -> dict[str, Any]:
+def step_over_baseline(setting: Setting, *, precision: str, device: torch.device) -> dict[str, Any]:
     """Training steps, the sampler's and the attention's share of the whole method's, and the work beside the time."""
-    small = device.type == "cpu"
-    side = 128 if small else 512
+    depth, side, batch, sizes, repeats = setting
     images = torch.randn(batch, 3, side, side, device=device)
     labels = torch.arange(batch, device=device) % NUM_CLASSES
-    methods = {name: build(name, small=small).to(device) for name in SUBJECTS}
+    methods = {name: build(name, setting).to(device) for name in SUBJECTS}
     steps = {name: training_step(method, images, labels, precision) for name, method in methods.items()}
     whole = methods[WHOLE]
     assert isinstance(whole, TASN)
     assert whole.attention_net is not None
-    size = SMALL["attention_size"] if small else PUBLISHED["attention_size"]
     with torch.no_grad():
-        features = whole.attention_net(images[..., :size, :size])[0]
+        features = whole.attention_net(images[..., : sizes["attention_size"], : sizes["attention_size"]])[0]
     attention = trilinear_attention(features)
     structure = average_map(attention)
     detail = random_maps(attention, generator=whole.rank_generator)
@@ -194,20 +201,16 @@ def step_over_baseline(*, device: torch.device, repeats: int, batch: int, precis
         whole.sample(images, detail)
 
     parts = {"sampler": sample, "trilinear attention": lambda: trilinear_attention(features)}
-    seconds = timed(steps | parts, repeats=repeats, device=device)
-    counts = {
-        setting: {name: multiply_adds(partial(build, name, small=few), 128 if few else 512) for name in SUBJECTS}
-        for setting, few in {"this setting": small, "ResNet-50, 512 → 224 px": False}.items()
-    }
+    seconds = timed(steps | parts, repeats=repeats, device=device, warmup=min(3, repeats))
+    counts = {name: multiply_adds(partial(build, name, setting), side) for name in SUBJECTS}
     return {
-        "setting": {
-            "backbone": "resnet small" if small else "resnet 50",
-            "image_size": side,
-            "input_size": SMALL["input_size"] if small else PUBLISHED["input_size"],
-            "attention_map": list(features.shape[1:]),
-            "batch": batch,
-            "precision": precision,
-        },
+        "backbone": f"resnet {depth}",
+        "image_size": side,
+        "input_size": sizes["input_size"],
+        "attention_map": list(features.shape[1:]),
+        "batch": batch,
+        "precision": precision,
+        "repeats": repeats,
         "seconds": seconds,
         "share_of_step": {
             name: {kind: seconds[name][kind] / seconds[WHOLE][kind] for kind in seconds[name]} for name in parts
@@ -216,20 +219,16 @@ def step_over_baseline(*, device: torch.device, repeats: int, batch: int, precis
             name: {kind: seconds[name][kind] / seconds["baseline"][kind] for kind in seconds[name]} for name in SUBJECTS
         },
         "multiply_adds_per_image": counts,
-        "multiply_adds_over_baseline": {
-            setting: {name: count / by_name["baseline"] for name, count in by_name.items()}
-            for setting, by_name in counts.items()
-        },
+        "multiply_adds_over_baseline": {name: count / counts["baseline"] for name, count in counts.items()},
     }
 
 
 def main() -> None:
     """Run, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, default=64, help="of the training step")
+    parser.add_argument("--device", choices=tuple(SETTINGS), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=20, help="rounds of the sampler")
     parser.add_argument("--literal-images", type=int, default=2, help="how many images the literal loop is timed on")
     parser.add_argument("--note", default="", help="what else ran on the machine")
     args = parser.parse_args()
@@ -244,9 +243,9 @@ def main() -> None:
         "sampler, 64 images, 512 → 224 px": sampler_against_loops(
             device=device, repeats=args.repeats, literal_images=args.literal_images
         ),
-        "training step": step_over_baseline(
-            device=device, repeats=args.repeats, batch=args.batch, precision=args.precision
-        ),
+        "steps": [
+            step_over_baseline(setting, precision=args.precision, device=device) for setting in SETTINGS[args.device]
+        ],
     }
     write("attention_sampler", device, result, note=args.note)
 

@@ -1,7 +1,7 @@
 """What AP-CNN's second stage costs: step over baseline, the ROI stage's share, and batched against one by one.
 
-    python benchmarks/roi_pyramid.py            # cuda if there is one: ResNet-50, 448 px, batch 16; cpu: small
-    python benchmarks/roi_pyramid.py --device cpu --repeats 30
+    python benchmarks/roi_pyramid.py            # cuda if there is one: ResNet-50, 448 px, batch 16
+    python benchmarks/roi_pyramid.py --device cpu        # a small ResNet at 64 px, and the published setting, batch 4
 
 Ratios are medians over the rounds of ``timing.take_turns``; on a CPU one thread works and its processor time counts.
 Writes data/benchmarks/roi_pyramid-<device>.json.
@@ -13,7 +13,7 @@ import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,21 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "one stage": ("ap_cnn", {"stages": 1}),
     "two stages": ("ap_cnn", {}),
 }
+
+
+class Setting(NamedTuple):
+    """Depth of the ResNet, side of the images, images, channels of the pyramid, rounds."""
+
+    depth: str
+    size: int
+    batch: int
+    channels: int
+    repeats: int
+
+
+SMALL = Setting("small", 64, 64, 32, 20)
+PUBLISHED = Setting("50", 448, 16, 256, 20)
+SETTINGS = {"cpu": (SMALL, PUBLISHED._replace(batch=4, repeats=3)), "cuda": (PUBLISHED,)}
 
 
 def build(name: str, depth: str, channels: int) -> Method:
@@ -121,46 +136,13 @@ def boxes_by_batched_nms(method: APCNN, masks: Sequence[Tensor], size: tuple[int
     return out
 
 
-def main() -> None:
-    """Run, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--depth", help="of the ResNet; 50 on cuda, small on cpu")
-    parser.add_argument("--size", type=int, help="of the images; 448 on cuda, 64 on cpu")
-    parser.add_argument("--batch", type=int, help="16 on cuda, 64 on cpu")
-    parser.add_argument("--channels", type=int, help="of the pyramid; 256 on cuda, 32 on cpu")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--note", default="", help="what else ran on the machine")
-    args = parser.parse_args()
-    device = torch.device(args.device)
-    cuda = device.type == "cuda"
-    depth, size = args.depth or ("50" if cuda else "small"), args.size or (448 if cuda else 64)
-    batch, channels = args.batch or (16 if cuda else 64), args.channels or (256 if cuda else 32)
-
-    torch.manual_seed(0)
-    if not cuda:
-        torch.set_num_threads(1)
+def measure(setting: Setting, *, precision: str, device: torch.device) -> dict[str, Any]:
+    """Steps, the ROI stage and its boxes at one setting."""
+    depth, size, batch, channels, repeats = setting
     images = torch.randn(batch, 3, size, size, device=device)
     labels = torch.arange(batch, device=device) % NUM_CLASSES
     methods = {name: build(name, depth, channels).to(device) for name in SUBJECTS}
-    steps = {name: training_step(method, images, labels, args.precision) for name, method in methods.items()}
-    result: dict[str, Any] = {
-        "setting": {
-            "backbone": f"resnet {depth}",
-            "image_size": size,
-            "batch": batch,
-            "pyramid_channels": channels,
-            "precision": args.precision,
-            "repeats": args.repeats,
-        }
-    }
-
-    ratios = {}
-    for name, setting in {"this setting": (depth, channels, size), "ResNet-50, 448 px": ("50", 256, 448)}.items():
-        counts = {key: multiply_adds(partial(build, key, *setting[:2]), setting[2]) for key in SUBJECTS}
-        ratios[name] = {key: count / counts["baseline"] for key, count in counts.items()}
-    result["operations_over_baseline"] = ratios
+    steps = {name: training_step(method, images, labels, precision) for name, method in methods.items()}
     method = methods["two stages"]
     assert isinstance(method, APCNN)
     with torch.no_grad():
@@ -170,7 +152,6 @@ def main() -> None:
 
     pairs = zip(method.rois(masks, (size, size)), boxes_by_loop(method, masks, (size, size)), strict=True)
     same = [torch.isclose(mine, theirs, equal_nan=True).all(2).flatten() for mine, theirs in pairs]
-    result["share_of_boxes_equal_to_the_loop"] = torch.cat(same).float().mean().item()
 
     def with_backward(refine: Callable[[], Tensor]) -> Callable[[], None]:
         return lambda: refine().sum().backward()  # type: ignore[no-untyped-call]
@@ -187,16 +168,41 @@ def main() -> None:
     groups = {"step": steps, "roi_stage": stage, "boxes": boxes}
     calls = {f"{group}: {name}": call for group, named in groups.items() for name, call in named.items()}
     candidates = {name: clocked(call, device) for name, call in calls.items()}
-    found = take_turns(candidates, repeats=args.repeats, device=device, warmup=3)
+    found = take_turns(candidates, repeats=repeats, device=device, warmup=min(3, repeats))
     seconds = {name: row["seconds"] for name, row in found.items()}
-    result["timing"] = {name: {k: v for k, v in row.items() if k != "seconds"} for name, row in found.items()}
-    result["step_over_baseline"] = {
-        name: over(seconds[f"step: {name}"], seconds["step: baseline"]) for name in SUBJECTS
+    return {
+        "backbone": f"resnet {depth}",
+        "image_size": size,
+        "batch": batch,
+        "pyramid_channels": channels,
+        "precision": precision,
+        "repeats": repeats,
+        "share_of_boxes_equal_to_the_loop": torch.cat(same).float().mean().item(),
+        "timing": {name: {k: v for k, v in row.items() if k != "seconds"} for name, row in found.items()},
+        "step_over_baseline": {name: over(seconds[f"step: {name}"], seconds["step: baseline"]) for name in SUBJECTS},
+        "roi_stage_share_of_step": {
+            name: over(seconds[f"roi_stage: {name}"], seconds["step: two stages"]) for name in stage
+        },
     }
-    result["roi_stage_share_of_step"] = {
-        name: over(seconds[f"roi_stage: {name}"], seconds["step: two stages"]) for name in stage
-    }
-    write("roi_pyramid", device, result, note=args.note)
+
+
+def main() -> None:
+    """Run, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=tuple(SETTINGS), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--note", default="", help="what else ran on the machine")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    torch.manual_seed(0)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    ratios = {}
+    for name, (depth, size, _, channels, _) in {"small ResNet, 64 px": SMALL, "ResNet-50, 448 px": PUBLISHED}.items():
+        counts = {key: multiply_adds(partial(build, key, depth, channels), size) for key in SUBJECTS}
+        ratios[name] = {key: count / counts["baseline"] for key, count in counts.items()}
+    settings = [measure(setting, precision=args.precision, device=device) for setting in SETTINGS[args.device]]
+    write("roi_pyramid", device, {"operations_over_baseline": ratios, "settings": settings}, note=args.note)
 
 
 if __name__ == "__main__":

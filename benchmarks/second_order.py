@@ -28,9 +28,9 @@ from fgvc_lib.layers.channel_interaction import ContrastiveChannelInteraction, S
 from fgvc_lib.methods import CIN
 
 NUM_CLASSES = 196
-# depth of the ResNet, image size, images (P × 5): last maps of 8², 7² and 14²
+# depth of the ResNet, image size, images (P × 5): last maps of 8², 7², 14² and 14²
 SETTINGS = {
-    "cpu": (("small", 64, 20), ("18", 224, 10), ("18", 448, 5)),
+    "cpu": (("small", 64, 20), ("18", 224, 10), ("18", 448, 5), ("50", 448, 5)),
     "cuda": (("18", 224, 20), ("18", 448, 20), ("50", 448, 20)),
 }
 ROWS: dict[str, dict[str, Any]] = {

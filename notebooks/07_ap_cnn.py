@@ -859,18 +859,20 @@ show_table(
 # %% tags=["table"]
 lines, feet = [], []
 for bench in benchmarks.records("roi_pyramid"):
-    setting, steps_of = bench["setting"], bench["step_over_baseline"]
-    share_of = {name: f"{100 * share:.1f}" for name, share in bench["roi_stage_share_of_step"].items()}
-    lines.append(
-        {
-            "setting": f"{setting['backbone']}, {setting['image_size']} px, batch {setting['batch']}",
-            "step of one stage, × plain": f"{steps_of['one stage']:.2f}",
-            "step of two stages, × plain": f"{steps_of['two stages']:.2f}",
-            "ROI stage, % of a step": share_of["batched"],
-            "as a loop, % of a step": share_of["per image"],
-        }
-    )
-    feet.append(f"{bench['device']['name']}, torch {bench['versions']['torch']}, {setting['repeats']} rounds")
+    for setting in bench["settings"]:
+        steps_of = setting["step_over_baseline"]
+        share_of = {name: f"{100 * share:.1f}" for name, share in setting["roi_stage_share_of_step"].items()}
+        lines.append(
+            {
+                "setting": f"{setting['backbone']}, {setting['image_size']} px, batch {setting['batch']}",
+                "device": bench["device"]["type"],
+                "step of one stage, × plain": f"{steps_of['one stage']:.2f}",
+                "step of two stages, × plain": f"{steps_of['two stages']:.2f}",
+                "ROI stage, % of a step": share_of["batched"],
+                "as a loop, % of a step": share_of["per image"],
+            }
+        )
+    feet.append(f"{bench['device']['name']}, torch {bench['versions']['torch']}")
 show_table(
     pd.DataFrame(lines, columns=None if lines else ["setting"]),
     foot="; ".join(feet) or "Nothing has been measured yet.",
