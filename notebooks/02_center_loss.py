@@ -35,7 +35,6 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_lib import results
-from fgvc_lib.config import Config
 from fgvc_lib.data import load
 from fgvc_lib.losses.center import CenterLoss, center_loss, update_centers
 from fgvc_lib.methods.center import Center
@@ -236,19 +235,13 @@ show(
 # We train it twice on the data of this profile: with the softmax loss alone, and with center loss added.
 
 # %%
-if profile in ("quick", "smoke"):
-    common = Config(
-        method="center", backbone="lenet_pp", backbone_args={"feature_dim": 2}, data=data or "digits",
-        epochs=epochs, max_steps=2 if profile == "smoke" else None, batch_size=64, lr=0.02, warmup=0.1, seed=seeds[0],
-        measures=("compactness", "features_2d"),
-    )  # fmt: skip
-    pair = {
-        "softmax": common.replace(method_args={"weight": 0.0}),
-        "softmax + center": common.replace(method_args={"weight": 0.1}),
-    }
+if profile in wanted.groups()["center/live"].profiles:
+    changes = {"epochs": epochs} | ({"data": data} if data else {})
+    rows = wanted.groups()["center/live"].configs(profile, seeds=seeds[:1], **changes)
 else:
-    pair = {row: configs[0] for row, configs in wanted.groups()["center/features"].configs(profile).items()}
-    common = pair["softmax"]
+    rows = wanted.groups()["center/features"].configs(profile)
+pair = {row: configs[0] for row, configs in rows.items()}
+common = pair["softmax"]
 images = load(common.data, **common.data_args)
 trained = {
     row: results.trained(config, profile=profile, chapter=CHAPTER, data=images, device=device)

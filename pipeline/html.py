@@ -1,12 +1,15 @@
 """Staging tree → HTML, in place of the previous one only once it is whole and clean.
 
-Sphinx warns about a page only when it reads it, so an incremental build would let a warning pass the second time: every
-build here starts from nothing and takes seconds.
+Sphinx warns about what a page says when it reads it, and about where its links lead when it writes it. Every build
+writes all pages. What Sphinx has read is kept for the next one, so that an edit costs the reading of one page, but only
+after a build without a warning, and as long as nothing but pages changes: not the configuration, the bibliography, the
+library that the reference describes, or an installed package.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import nbformat
 
+from fgvc_lib.sources import digest
 from pipeline import offline
 from pipeline.check import outside_requests
 from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook, write_if_changed
@@ -30,9 +34,13 @@ def build(profile: str) -> None:
     if complaints:
         raise PipelineError("\nerror: ".join(complaints))
 
-    print("book: rendering", flush=True)
-    part = folder / "html.part"
-    shutil.rmtree(part, ignore_errors=True)
+    part, basis = folder / "html.part", _basis(profile)
+    stamp = part / "read.key"
+    kept = stamp.is_file() and stamp.read_text(encoding="utf8") == basis
+    if not kept:
+        shutil.rmtree(part, ignore_errors=True)
+    stamp.unlink(missing_ok=True)
+    print(f"book: rendering{' what changed' if kept else ''}", flush=True)
     jupyter_book = Path(sysconfig.get_path("scripts")) / "jupyter-book"
     command = [str(jupyter_book), "build", "stage", "--path-output", str(part), "-W", "-n", "--keep-going"]
     log = folder / "html.log"
@@ -40,6 +48,7 @@ def build(profile: str) -> None:
         failed = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT).returncode
     text = re.sub(r"\x1b\[[\d;]*m", "", log.read_text(encoding="utf8", errors="replace"))
     if failed:
+        shutil.rmtree(part)
         said = [_placed(line, profile) for line in text.splitlines() if "WARNING" in line or "ERROR" in line]
         said = said or text.splitlines()[-20:]
         raise PipelineError("\n       ".join(["the book does not build cleanly", *said, str(log.relative_to(ROOT))]))
@@ -51,7 +60,16 @@ def build(profile: str) -> None:
         raise PipelineError("\n       ".join(["the book would fetch from other hosts", *requests[:10]]))
     shutil.rmtree(folder / "html", ignore_errors=True)
     html.rename(folder / "html")
-    shutil.rmtree(part)
+    write_if_changed(stamp, basis)
+
+
+def _basis(profile: str) -> str:
+    """What every page depends on beside its own source, hashed."""
+    stage = build_folder(profile) / "stage"
+    sources = [stage / "_config.yml", stage / "_toc.yml", *sorted(stage.glob("book/**/*.bib"))]
+    sources += sorted((ROOT / "fgvc_lib").rglob("*.py"))
+    packages = sorted(f"{d.name} {d.version}" for d in importlib.metadata.distributions())
+    return digest("\n".join([sys.version, *packages, *(digest(path.read_text(encoding="utf8")) for path in sources)]))
 
 
 def _accessible(html: Path) -> None:

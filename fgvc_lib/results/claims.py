@@ -146,9 +146,15 @@ def _judge_pair(test: Mapping[str, Any], other: str) -> Verdict:
         return Verdict(
             "not measured yet", unit=unit, why=f"{test['group']} has no {test['a']} and {other} with {column_a}"
         )
+    labels = wanted.labels(test["group"], records)
+    lost = sum(1 for r, label in zip(records, labels, strict=True) if r.diverged and label in (test["a"], other))
+    diverged = f"; {lost} more run{'s' * (lost > 1)} diverged" if lost else ""
+    if not set(a["seed"]) & set(b["seed"]):
+        return Verdict("not measured yet", unit=unit, why=f"no seed finished both {test['a']} and {other}{diverged}")
     found = paired(
         a.rename(columns={column_a: "_"})[["seed", "_"]], b.rename(columns={column_b: "_"})[["seed", "_"]], "_"
     )
+    why = f"{test['a']} against {other}" if other != test["a"] else f"{column_a} against {column_b}"
     return Verdict(
         decide(found["low"], found["high"], side=test["side"], band=test["band"]),
         effect=found["mean"],
@@ -156,7 +162,7 @@ def _judge_pair(test: Mapping[str, Any], other: str) -> Verdict:
         high=found["high"],
         unit=unit,
         seeds=int(found["seeds"]),
-        why=f"{test['a']} against {other}" if other != test["a"] else f"{column_a} against {column_b}",
+        why=why + diverged,
         records=[r for r in records if r.id in {*a["id"], *b["id"]}],
     )
 

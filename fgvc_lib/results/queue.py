@@ -15,7 +15,6 @@ import torch
 
 from fgvc_lib.results import wanted
 from fgvc_lib.results.run import run
-from fgvc_lib.train.watch import NonFiniteLoss
 
 
 def work(
@@ -28,8 +27,6 @@ def work(
     say: Callable[[str], None] = print,
 ) -> int:
     """Measure a share of the missing runs, the most wanted first; returns how many were measured.
-
-    A run whose loss is no longer finite leaves no record; it is told of, and the next one is measured.
 
     Args:
         profile: of ``data/runs.yaml``.
@@ -45,14 +42,13 @@ def work(
         if minutes is not None and time.monotonic() - start > 60 * minutes:
             break
         before = time.monotonic()
-        try:
-            record = run(config, profile=profile, chapter=group.chapter, device=device)
-        except NonFiniteLoss as error:  # a result of this row, and no reason to leave the others unmeasured
-            say(f"{group.name} | {row} | seed {config.seed} | diverged: {error}")
-            continue
+        record = run(config, profile=profile, chapter=group.chapter, device=device)
         measured += 1
-        score = 100 * record.final["test_accuracy"]
-        say(f"{group.name} | {row} | seed {config.seed} | {score:.2f} % | {time.monotonic() - before:.0f} s")
+        if record.diverged:
+            result = f"diverged at step {record.final['diverged_at_step']:.0f}"
+        else:
+            result = f"{100 * record.final['test_accuracy']:.2f} %"
+        say(f"{group.name} | {row} | seed {config.seed} | {result} | {time.monotonic() - before:.0f} s")
     return measured
 
 

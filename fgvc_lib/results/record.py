@@ -64,6 +64,11 @@ class Record:
     arrays: list[str] = field(default_factory=list)
     path: Path | None = field(default=None, compare=False)
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss stopped being finite; ``final`` then holds ``diverged_at_step`` and nothing else."""
+        return "diverged_at_step" in self.final
+
     def load_arrays(self) -> dict[str, np.ndarray]:
         """The arrays beside the record, by name."""
         if self.path is None or not self.arrays:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,9 @@ def run(
     one run at once train it once. A record made by earlier sources counts as found when it is committed evidence;
     one in the build folder is made again.
 
+    A run whose loss stops being finite is evidence too: in a committed profile it leaves a record that says so
+    (:attr:`Record.diverged <fgvc_lib.results.record.Record.diverged>`).
+
     Args:
         config: everything that decides the result.
         profile: where the record belongs, ``quick`` say.
@@ -42,6 +46,9 @@ def run(
         data: the data set, when it is loaded already; it must be ``config``'s.
         device: ``"cpu"``, ``"cuda"``, or None for the best there is.
         progress: show a bar.
+
+    Raises:
+        NonFiniteLoss: the loss stopped being finite, in a profile whose records are no evidence.
     """
     return _run(config, profile, chapter, data, device, progress, keep_weights=False)[0]
 
@@ -60,6 +67,7 @@ def trained(
     Those are the weights of an earlier run in the build folder, or files of the folder that ``FGVC_WEIGHTS`` names.
 
     Raises:
+        NonFiniteLoss: the loss stopped being finite.
         WeightsError: the folder of ``FGVC_WEIGHTS`` has no manifest, or its file of this run is damaged.
     """
     record, method = _run(config, profile, chapter, data, device, progress, keep_weights=True)
@@ -119,15 +127,21 @@ def _run(
             record = record or write(kept.record, folders.records(profile, chapter), kept.arrays)
         if record and model.is_file():
             return record, train.load_trained(model)[0].to(device or best_device())
-        fitted = train.fit(config, data=data, device=device, folder=folder, progress=progress)
-        used = str(next(fitted.method.parameters()).device)
-        final, arrays = dict(fitted.final), dict[str, np.ndarray]()
-        for measure in config.measures:
-            for key, value in MEASURES[measure](fitted.method, data, used).items():
-                if isinstance(value, np.ndarray):
-                    arrays[f"{measure}/{key}"] = value
-                else:
-                    final[f"{measure}/{key}"] = float(value)
+        facts: dict[str, Any]
+        arrays: dict[str, np.ndarray] = {}
+        try:
+            fitted = train.fit(config, data=data, device=device, folder=folder, progress=progress)
+        except train.NonFiniteLoss as error:
+            if keep_weights or profile not in folders.COMMITTED:
+                raise
+            used, method = device or best_device(), None
+            facts = {"history": [], "final": {"diverged_at_step": error.step + 1}, "timing": {}, "memory": {}}
+        else:
+            method = fitted.method
+            used = str(next(method.parameters()).device)
+            facts = {name: getattr(fitted, name) for name in ("history", "final", "timing", "memory")}
+            scores, arrays = _measured(config, method, data, used)
+            facts["final"] = {**fitted.final, **scores}
         sha, dirty = provenance.commit()
         versions = provenance.versions() | {"sources": provenance.code_fingerprint(config.to_dict())}
         record = write(
@@ -145,19 +159,30 @@ def _run(
                     "image_size": data.image_size,
                     **{split: len(getattr(data, split)) for split in ("train", "val", "test")},
                 },
-                history=fitted.history,
-                final=final,
-                timing=fitted.timing,
-                memory=fitted.memory,
                 device=provenance.device_info(used),
                 versions=versions,
                 commit=sha,
                 dirty=dirty,
+                **facts,
             ),
             folders.records(profile, chapter),
             arrays,
         )
-        return record, fitted.method
+        return record, method
+
+
+def _measured(
+    config: Config, method: Method, data: ImageData, device: str
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Numbers and arrays of the configuration's measures, each named ``<measure>/<key>``."""
+    scores, arrays = dict[str, float](), dict[str, np.ndarray]()
+    for measure in config.measures:
+        for key, value in MEASURES[measure](method, data, device).items():
+            if isinstance(value, np.ndarray):
+                arrays[f"{measure}/{key}"] = value
+            else:
+                scores[f"{measure}/{key}"] = float(value)
+    return scores, arrays
 
 
 def best_device() -> str:

@@ -92,12 +92,18 @@ def provenance_line(records: Sequence[Record]) -> str:
     sizes = {f"{r.dataset['train']:,} training and {r.dataset['test']:,} test images" for r in records}
     old = sum(r.versions.get("sources") != code_fingerprint(r.config) for r in records)
     earlier = f"; {old} of them measured at an earlier version of the code" if old else ""
+    lost = [f"seed {r.seed} at step {r.final['diverged_at_step']:.0f}" for r in records if r.diverged]
+    diverged = (
+        f"; {len(lost)} of them diverged, {', '.join(lost)}, and {'are' if lost[1:] else 'is'} in no mean"
+        if lost
+        else ""
+    )
     dirty = " with uncommitted changes" if any(r.dirty for r in records) else ""
     return (
         f"{len(records)} run{'s' * (len(records) > 1)}, profile {listed(r.profile for r in records)}; "
         f"{listed(r.dataset['name'] for r in records)} ({listed(sizes)}); seeds {listed(r.seed for r in records)}; "
         f"{listed(r.device['name'] for r in records)}; torch {listed(r.versions['torch'] for r in records)}; "
-        f"commit {listed(r.commit[:9] for r in records)}{dirty}{earlier}."
+        f"commit {listed(r.commit[:9] for r in records)}{dirty}{earlier}{diverged}."
     )
 
 

@@ -95,17 +95,23 @@ def records(name: str, *, profiles: Sequence[str] = folders.COMMITTED) -> list[R
 
 
 def table(name: str, found: Sequence[Record]) -> pd.DataFrame:
-    """Records of a group as a frame with a column ``row`` that holds the label."""
+    """Records of a group as a frame with a column ``row`` that holds the label; without runs that diverged."""
+    finished = [record for record in found if not record.diverged]
+    rows = frame(finished)
+    rows.insert(0, "row", labels(name, finished))
+    return rows
+
+
+def labels(name: str, found: Sequence[Record]) -> list[str]:
+    """The row of a group that each of its records belongs to."""
     group = groups()[name]
-    labels = {
+    rows = {
         (profile, _key(config)): label
         for profile in {r.profile for r in found}
         for label, configs in group.configs(profile if profile in group.profiles else "quick").items()
         for config in configs
     }
-    rows = frame(found)
-    rows.insert(0, "row", [labels[r.profile, _recorded_key(r)] for r in found])
-    return rows
+    return [rows[r.profile, _recorded_key(r)] for r in found]
 
 
 def missing(profile: str, *, only: str = "") -> list[tuple[Group, str, Config]]:

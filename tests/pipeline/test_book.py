@@ -45,7 +45,7 @@ show(name="fig-small", caption="A single pixel.", alt="One grey pixel.")
 # %% tags=["output"]
 print(profile, seeds, os.environ["FGVC_BUILD"].rsplit("/", 1)[-1])
 """
-INDEX = "# A small book\n\nText.\n\n```{bibliography}\n```\n"
+INDEX = "# A small book\n\nText, and {eq}`eq-small`.\n\n```{bibliography}\n```\n"
 ENTRY = "@misc{someone2020, author = {Some One}, title = {A title}, year = {2020}}\n"
 
 
@@ -123,9 +123,21 @@ def test_a_second_build_runs_nothing_and_a_prose_edit_renders_only(built, projec
     (project / "notebooks" / "01_small.py").write_text(edited)
     third = build(project)
     assert third.returncode == 0, third.stderr
+    assert "rendering what changed" in third.stdout
     assert executed.stat().st_mtime_ns == before[0]
     assert "Now it cites" in page.read_text()
     assert "Just one pixel." in page.read_text()
+
+
+def test_a_link_that_an_edit_elsewhere_breaks_stops_the_build(built, project):
+    source, page = project / "notebooks" / "01_small.py", project / "build" / "smoke" / "html" / "book" / "index.html"
+    before = page.stat().st_mtime_ns
+    source.write_text(CHAPTER.replace("eq-small", "eq-renamed"))
+    result = build(project)
+    assert result.returncode == 1
+    assert "eq-small" in result.stderr
+    assert "book/index" in result.stderr
+    assert page.stat().st_mtime_ns == before
 
 
 def test_an_unknown_parameter_stops_the_build_before_anything_runs(built, project):

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -54,14 +55,15 @@ def measured(monkeypatch):
     numbers = {"a": [0.9, 0.8, 0.85], "b": [0.5, 0.45, 0.4], "c": [0.89, 0.81, 0.85]}
 
     class FakeRecord:
-        def __init__(self, name):
-            self.id = name
+        def __init__(self, row, seed):
+            self.id, self.row, self.diverged = f"{row}{seed}", row, np.isnan(numbers[row][seed])
 
-    monkeypatch.setattr(wanted, "records", lambda name: [FakeRecord(f"{row}{s}") for row in numbers for s in range(3)])
+    monkeypatch.setattr(wanted, "records", lambda name: [FakeRecord(row, s) for row in numbers for s in range(3)])
+    monkeypatch.setattr(wanted, "labels", lambda name, found: [r.row for r in found])
 
     def table(name, found):
         rows = [(row, s, v, f"{row}{s}") for row, values in numbers.items() for s, v in enumerate(values)]
-        return pd.DataFrame(rows, columns=["row", "seed", "test_accuracy", "id"])
+        return pd.DataFrame(rows, columns=["row", "seed", "test_accuracy", "id"]).dropna()
 
     monkeypatch.setattr(wanted, "table", table)
     return numbers
@@ -78,6 +80,19 @@ def test_a_changed_record_changes_the_verdict(measured):
     assert judge(row).verdict == "not reproduced"
     measured["b"][:] = [0.1, 0.99, 0.5]
     assert judge(row).verdict == "inconclusive"
+
+
+def test_runs_that_diverged_are_left_out_and_told_of(measured):
+    row = claim(group="g", a="a", b="b", value="test_accuracy", side="greater", band=0.01)
+    measured["b"][1] = np.nan
+    verdict = judge(row)
+    assert verdict.seeds == 2
+    assert verdict.why == "a against b; 1 more run diverged"
+    measured["b"][:] = [0.5, np.nan, np.nan]
+    measured["a"][0] = np.nan
+    verdict = judge(row)
+    assert verdict.verdict == "not measured yet"
+    assert verdict.why == "no seed finished both a and b; 3 more runs diverged"
 
 
 def test_against_several_rows_the_least_favourable_counts(measured):

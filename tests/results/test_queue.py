@@ -10,7 +10,6 @@ import pytest
 
 from fgvc_lib.config import Config
 from fgvc_lib.results import queue
-from fgvc_lib.train.watch import NonFiniteLoss
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
     def run(config: Config, *, profile: str, chapter: str, device: str | None) -> Any:
         assert (chapter, device) == ("ch", "cpu")
         made.append((config.seed, profile))
-        return SimpleNamespace(final={"test_accuracy": 0.5})
+        return SimpleNamespace(final={"test_accuracy": 0.5}, diverged=False)
 
     missing = [(group, "a row", Config(seed=seed)) for seed in range(5)]
     monkeypatch.setattr(queue.wanted, "missing", lambda profile, only: missing)
@@ -63,16 +62,14 @@ def test_side_by_side_every_process_gets_its_share_and_the_worst_code_counts(mon
     assert started == [([*expected, "--device", "cuda:1", "--share", f"{k}/3"], "2") for k in range(3)]
 
 
-def test_a_diverging_run_is_told_of_and_the_next_one_measured(ran, monkeypatch):
+def test_a_diverging_run_is_told_of_and_not_measured_again(ran, monkeypatch):
     measure = queue.run
 
     def diverging(config, **where):
-        if config.seed == 1:
-            raise NonFiniteLoss("loss term ce is not finite", step=3, terms={})
-        return measure(config, **where)
+        record = measure(config, **where)
+        return SimpleNamespace(final={"diverged_at_step": 4.0}, diverged=True) if config.seed == 1 else record
 
     said: list[str] = []
     monkeypatch.setattr(queue, "run", diverging)
-    assert queue.work("cpu", device="cpu", say=said.append) == 4
-    assert [seed for seed, _ in ran] == [0, 2, 3, 4]
-    assert said[1] == "ch/table | a row | seed 1 | diverged: loss term ce is not finite"
+    assert queue.work("cpu", device="cpu", say=said.append) == 5
+    assert said[1].startswith("ch/table | a row | seed 1 | diverged at step 4 | ")

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+from fgvc_lib import train
 from fgvc_lib.config import Config
 from fgvc_lib.data import load
 from fgvc_lib.results import find, is_current, read, recorded, run, trained
+from fgvc_lib.train import NonFiniteLoss
 
 CONFIG = Config(
     method="center",
@@ -60,6 +62,29 @@ def test_a_run_is_recorded_found_and_loaded(build):
     assert found is not None
     assert not is_current(found)
     assert [r.id for r in recorded()] == [record.id]
+
+
+def test_a_run_that_diverges_leaves_a_record_where_records_are_evidence(build, monkeypatch):
+    attempts = []
+
+    def diverge(*arguments, **options):
+        attempts.append(1)
+        raise NonFiniteLoss("loss term ce is not finite", step=6, terms={"ce": float("nan")})
+
+    monkeypatch.setattr(train, "fit", diverge)
+    with pytest.raises(NonFiniteLoss):
+        run(CONFIG, profile="quick", chapter="02_center_loss")
+    with pytest.raises(NonFiniteLoss):  # whose weights would be looked at
+        trained(CONFIG, profile="cpu", chapter="02_center_loss")
+    assert not list(build.rglob("*.json"))
+
+    record = run(CONFIG, profile="cpu", chapter="02_center_loss", device="cpu")
+    assert record.diverged
+    assert record.final == {"diverged_at_step": 7}
+    assert (record.device["type"], record.commit) == ("cpu", "f" * 40)
+    assert read(record.path) == record
+    assert run(CONFIG, profile="cpu", chapter="02_center_loss") == record
+    assert len(attempts) == 3
 
 
 def test_two_processes_train_one_run_once(build, forked):

@@ -69,7 +69,8 @@ def a_run(**changes):
         "commit": "0123456789ab",
         "dirty": False,
     }
-    return SimpleNamespace(**fields | changes)
+    fields |= changes
+    return SimpleNamespace(**fields, diverged="diverged_at_step" in fields["final"])
 
 
 def test_a_record_becomes_a_row_with_its_configuration_flat():
@@ -99,3 +100,11 @@ def test_the_line_below_a_table_says_where_its_numbers_come_from():
     assert "seeds 0, 1; a processor; torch 2.11, 2.12; " in line
     assert line.endswith(" with uncommitted changes; 1 of them measured at an earlier version of the code.")
     assert "nothing has been measured" in provenance_line([])
+
+
+def test_the_line_tells_of_runs_that_diverged():
+    lost = [a_run(seed=seed, final={"diverged_at_step": 4.0 + seed}) for seed in (1, 2)]
+    assert provenance_line([a_run(), lost[0]]).endswith("; 1 of them diverged, seed 1 at step 5, and is in no mean.")
+    assert provenance_line(lost).endswith(
+        "; 2 of them diverged, seed 1 at step 5, seed 2 at step 6, and are in no mean."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -83,6 +84,17 @@ def test_settings_of_group_row_profile_and_call_are_merged_the_later_ones_winnin
         group.configs("paper")
 
 
+def test_a_run_that_diverged_is_measured_and_in_no_table(repository):
+    first, second = wanted.groups()["ch/table"].configs("cpu")["plain"]
+    measured(repository, first, "cpu")
+    lost = dataclasses.replace(record(second, "cpu"), final={"diverged_at_step": 3.0})
+    write(lost, repository / "data" / "results" / "cpu" / "ch")
+    found = wanted.records("ch/table")
+    assert wanted.labels("ch/table", found) == ["plain", "plain"]
+    assert list(wanted.table("ch/table", found)["seed"]) == [0]
+    assert second not in [config for _, _, config in wanted.missing("cpu")]
+
+
 def test_an_edited_list_is_read_again_and_a_group_that_lacks_a_field_is_refused(repository):
     path = repository / "data" / "runs.yaml"
     assert list(wanted.groups()) == ["ch/table", "ch/headline"]
@@ -161,5 +173,5 @@ def test_a_profile_that_a_group_does_not_have_is_labelled_by_its_quick_rows(monk
     monkeypatch.setattr(wanted, "groups", lambda: {"a/b": group})
     monkeypatch.setattr(wanted, "frame", lambda found: pd.DataFrame({"id": range(len(found))}))
     configs = [config for row in group.configs("quick").values() for config in row]
-    found = [SimpleNamespace(profile="smoke", config=config.to_dict()) for config in reversed(configs)]
+    found = [SimpleNamespace(profile="smoke", config=config.to_dict(), diverged=False) for config in reversed(configs)]
     assert list(wanted.table("a/b", found)["row"]) == ["two", "one"]
