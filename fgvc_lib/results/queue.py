@@ -1,6 +1,7 @@
 """Measure what ``data/runs.yaml`` wants and nobody has measured yet.
 
-Small runs leave most of a GPU idle, so several go side by side: each worker takes every n-th run of the list.
+Small runs leave most of a GPU idle, so several go side by side: each worker takes every n-th run of the list. A large
+one can have several GPUs: under ``torchrun`` the processes share each run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from fgvc_lib.results import wanted
 from fgvc_lib.results.run import run
+from fgvc_lib.train import distributed
 
 
 def work(
@@ -37,18 +39,21 @@ def work(
         say: is told of each run.
     """
     start, measured = time.monotonic(), 0
-    runs = wanted.missing(profile, only=only)[share[0] :: share[1]]
-    for group, row, config in runs:
-        if minutes is not None and time.monotonic() - start > 60 * minutes:
-            break
-        before = time.monotonic()
-        record = run(config, profile=profile, chapter=group.chapter, device=device)
-        measured += 1
-        if record.diverged:
-            result = f"diverged at step {record.final['diverged_at_step']:.0f}"
-        else:
-            result = f"{100 * record.final['test_accuracy']:.2f} %"
-        say(f"{group.name} | {row} | seed {config.seed} | {result} | {time.monotonic() - before:.0f} s")
+    with distributed.process_group(distributed.pick_device(device)):
+        runs = distributed.from_rank_0(wanted.missing(profile, only=only))[share[0] :: share[1]]
+        for group, row, config in runs:
+            late = minutes is not None and time.monotonic() - start > 60 * minutes
+            if distributed.from_rank_0(late):
+                break
+            before = time.monotonic()
+            record = run(config, profile=profile, chapter=group.chapter, device=device)
+            measured += 1
+            if record.diverged:
+                result = f"diverged at step {record.final['diverged_at_step']:.0f}"
+            else:
+                result = f"{100 * record.final['test_accuracy']:.2f} %"
+            if distributed.rank() == 0:
+                say(f"{group.name} | {row} | seed {config.seed} | {result} | {time.monotonic() - before:.0f} s")
     return measured
 
 

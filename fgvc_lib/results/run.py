@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fgvc_lib.measures import MEASURES
 from fgvc_lib.methods.base import Method
 from fgvc_lib.results import folders, provenance, weights
 from fgvc_lib.results.record import Record, RecordError, read, run_id, write
+from fgvc_lib.train import distributed
 
 
 def run(
@@ -35,6 +37,8 @@ def run(
     Chapters share records: a baseline that one of them trained is found by the others. Two processes that ask for
     one run at once train it once. A record made by earlier sources counts as found when it is committed evidence;
     one in the build folder is made again.
+
+    Under ``torchrun`` the processes share one run, and the first of them reads and writes.
 
     A run whose loss stops being finite is evidence too: in a committed profile it leaves a record that says so
     (:attr:`Record.diverged <fgvc_lib.results.record.Record.diverged>`).
@@ -110,65 +114,83 @@ def _run(
     *,
     keep_weights: bool,
 ) -> tuple[Record, Method | None]:
-    data = data or load(config.data, **config.data_args)
-    name = run_id(config, data.fingerprint)
-    # what other code trained is not continued
-    folder = folders.build(profile) / "runs" / run_name(config, data.fingerprint)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        record = find(config, data.fingerprint, profile=profile)
-        if record and not keep_weights:
-            return record, None
-        model = folder / "model.pt"
-        wanting = record is None or not model.is_file()
-        # what others measured is no evidence of ours
-        if wanting and (record or profile not in folders.COMMITTED) and (kept := weights.find(folder.name)):
-            weights.copy(kept, model)
-            record = record or write(kept.record, folders.records(profile, chapter), kept.arrays)
-        if record and model.is_file():
-            return record, train.load_trained(model)[0].to(device or best_device())
-        facts: dict[str, Any]
-        arrays: dict[str, np.ndarray] = {}
-        try:
-            fitted = train.fit(config, data=data, device=device, folder=folder, progress=progress)
-        except train.NonFiniteLoss as error:
-            if keep_weights or profile not in folders.COMMITTED:
-                raise
-            used, method = device or best_device(), None
-            facts = {"history": [], "final": {"diverged_at_step": error.step + 1}, "timing": {}, "memory": {}}
-        else:
-            method = fitted.method
-            used = str(next(method.parameters()).device)
-            facts = {name: getattr(fitted, name) for name in ("history", "final", "timing", "memory")}
-            scores, arrays = _measured(config, method, data, used)
-            facts["final"] = {**fitted.final, **scores}
-        sha, dirty = provenance.commit()
-        versions = provenance.versions() | {"sources": provenance.code_fingerprint(config.to_dict())}
-        record = write(
-            Record(
-                id=name,
-                chapter=chapter,
-                profile=profile,
-                method=config.method,
-                seed=config.seed,
-                config=config.to_dict(),
-                dataset={
-                    "name": data.name,
-                    "fingerprint": data.fingerprint,
-                    "classes": len(data.classes),
-                    "image_size": data.image_size,
-                    **{split: len(getattr(data, split)) for split in ("train", "val", "test")},
-                },
-                device=provenance.device_info(used),
-                versions=versions,
-                commit=sha,
-                dirty=dirty,
-                **facts,
-            ),
-            folders.records(profile, chapter),
-            arrays,
-        )
-        return record, method
+    with distributed.process_group(distributed.pick_device(device)):
+        leads = distributed.rank() == 0  # of the processes that `torchrun` started, the one that reads and writes
+        data = data or load(config.data, **config.data_args)
+        # what other code trained is not continued
+        folder = folders.build(profile) / "runs" / run_name(config, data.fingerprint)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock") if leads else nullcontext():
+            record = distributed.from_rank_0(find(config, data.fingerprint, profile=profile) if leads else None)
+            if record and not keep_weights:
+                return record, None
+            model = folder / "model.pt"
+            wanting = record is None or not model.is_file()
+            # what others measured is no evidence of ours
+            taking = wanting and (record is not None or profile not in folders.COMMITTED)
+            if leads and taking and (kept := weights.find(folder.name)):
+                weights.copy(kept, model)
+                record = record or write(kept.record, folders.records(profile, chapter), kept.arrays)
+            record, trained_before = distributed.from_rank_0((record, model.is_file()))
+            if record and trained_before:
+                return record, train.load_trained(model)[0].to(device or best_device())
+            return _train(config, profile, chapter, data, device, folder, progress, keep_weights=keep_weights)
+
+
+def _train(
+    config: Config,
+    profile: str,
+    chapter: str,
+    data: ImageData,
+    device: str | None,
+    folder: Path,
+    progress: bool,
+    *,
+    keep_weights: bool,
+) -> tuple[Record, Method | None]:
+    """Train, measure and write the record; without the method where the loss stopped being finite."""
+    leads = distributed.rank() == 0
+    facts: dict[str, Any]
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        fitted = train.fit(config, data=data, device=device, folder=folder, progress=progress)
+    except train.NonFiniteLoss as error:
+        if keep_weights or profile not in folders.COMMITTED:
+            raise
+        used, method = device or best_device(), None
+        facts = {"history": [], "final": {"diverged_at_step": error.step + 1}, "timing": {}, "memory": {}}
+    else:
+        method = fitted.method
+        used = str(next(method.parameters()).device)
+        facts = {name: getattr(fitted, name) for name in ("history", "final", "timing", "memory")}
+        scores, arrays = _measured(config, method, data, used) if leads else ({}, {})
+        facts["final"] = {**fitted.final, **scores}
+    sha, dirty = provenance.commit()
+    versions = provenance.versions() | {"sources": provenance.code_fingerprint(config.to_dict())}
+    shared = {"processes": distributed.world_size()} if distributed.world_size() > 1 else {}
+    record = Record(
+        id=run_id(config, data.fingerprint),
+        chapter=chapter,
+        profile=profile,
+        method=config.method,
+        seed=config.seed,
+        config=config.to_dict(),
+        dataset={
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "classes": len(data.classes),
+            "image_size": data.image_size,
+            **{split: len(getattr(data, split)) for split in ("train", "val", "test")},
+        },
+        device=provenance.device_info(used) | shared,
+        versions=versions,
+        commit=sha,
+        dirty=dirty,
+        **facts,
+    )
+    if leads:
+        record = write(record, folders.records(profile, chapter), arrays)
+    return distributed.from_rank_0(record), method
 
 
 def _measured(

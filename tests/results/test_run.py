@@ -107,3 +107,24 @@ def test_commit_falls_back_to_the_release(monkeypatch):
     monkeypatch.delenv("FGVC_COMMIT", raising=False)
     monkeypatch.setattr(provenance, "PACKAGE", provenance.Path("/nowhere/fgvc_lib"))
     assert provenance.commit()[0].startswith("release ")
+
+
+def test_processes_that_share_a_run_leave_one_record(build, run_ranks):
+    def measure(rank, world_size):
+        from fgvc_lib.config import Config
+        from fgvc_lib.results import run
+        from fgvc_lib.results.run import trained
+
+        config = Config(method="center", backbone="lenet_pp", max_steps=2, measures=("compactness",))
+        record = run(config, profile="cpu", chapter="x", device="cpu")
+        again = run(config, profile="cpu", chapter="y", device="cpu")
+        _, once_more = trained(config, profile="cpu", chapter="y", device="cpu")
+        return [(r.id, r.chapter, r.final, r.device["processes"]) for r in (record, again, once_more)]
+
+    first, second = run_ranks(measure)
+    assert first == second
+    assert first[0] == first[1] == first[2]
+    (path,) = build.glob("data/results/cpu/*/*.json")
+    assert path.stem == first[0][0]
+    assert read(path).device["processes"] == 2
+    assert {"test_accuracy", "compactness/ratio"} <= set(read(path).final)
