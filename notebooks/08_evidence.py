@@ -302,16 +302,15 @@ show_table(
 # fgvc runs --profile paper --dry-run --only mc/paper_cub --processes 8
 # ```
 #
-# One device measures an experiment and leaves its records with the command in the table. Several devices share one run through `torchrun`, whose
-# settings the first line writes, a file for each run:
+# One device measures an experiment and leaves its records with the command in the table. Several devices share each of its runs through `torchrun`:
 #
 # ```bash
-# fgvc runs --profile paper --only mc/paper_cub --configs build/paper
-# torchrun --nproc-per-node 8 -m fgvc_lib train --config build/paper/mc-paper-cub-ce-mc-seed-0.yaml --folder build/paper/ce-mc-0
+# torchrun --nproc-per-node 8 -m fgvc_lib runs --profile paper --only mc/paper_cub
 # ```
 #
-# The batch is divided among the devices, and BatchNorm sees all of it (SyncBatchNorm), so the protocol stays the same. CIN's batches of 4 × 5 images
-# need one device. `train` prints the scores and keeps the weights; records, from which the tables of this book are drawn, come from `fgvc runs`.
+# The batch is divided among the devices, and BatchNorm sees all of it (SyncBatchNorm), so the protocol stays the same; the record says how many
+# processes there were. CIN's batches of 4 × 5 images need one device. To train one row by hand, `--configs build/paper` writes the settings of every
+# missing run to a file for `fgvc train --config`.
 
 # %% [markdown]
 # ## What has been measured, and what has not
