@@ -142,15 +142,17 @@ def _judge_pair(test: Mapping[str, Any], other: str) -> Verdict:
     table = wanted.table(test["group"], records)
     column_a, column_b = test.get("a_value", test.get("value")), test.get("b_value", test.get("value"))
     a, b = table[table["row"] == test["a"]], table[table["row"] == other]
-    if not len(a) or not len(b) or column_a not in a or column_b not in b:
-        return Verdict(
-            "not measured yet", unit=unit, why=f"{test['group']} has no {test['a']} and {other} with {column_a}"
-        )
     labels = wanted.labels(test["group"], records)
     lost = sum(1 for r, label in zip(records, labels, strict=True) if r.diverged and label in (test["a"], other))
     diverged = f"; {lost} more run{'s' * (lost > 1)} diverged" if lost else ""
-    if not set(a["seed"]) & set(b["seed"]):
-        return Verdict("not measured yet", unit=unit, why=f"no seed finished both {test['a']} and {other}{diverged}")
+    both = len(a) and len(b) and column_a in a and column_b in b
+    if not both and not lost:
+        return Verdict(
+            "not measured yet", unit=unit, why=f"{test['group']} has no {test['a']} and {other} with {column_a}"
+        )
+    if not both or not set(a["seed"]) & set(b["seed"]):
+        verdict = "inconclusive" if lost else "not measured yet"
+        return Verdict(verdict, unit=unit, why=f"no seed finished both {test['a']} and {other}{diverged}")
     found = paired(
         a.rename(columns={column_a: "_"})[["seed", "_"]], b.rename(columns={column_b: "_"})[["seed", "_"]], "_"
     )

@@ -91,8 +91,10 @@ def test_runs_that_diverged_are_left_out_and_told_of(measured):
     measured["b"][:] = [0.5, np.nan, np.nan]
     measured["a"][0] = np.nan
     verdict = judge(row)
-    assert verdict.verdict == "not measured yet"
+    assert verdict.verdict == "inconclusive"
     assert verdict.why == "no seed finished both a and b; 3 more runs diverged"
+    measured["a"][:] = [np.nan] * 3
+    assert judge(row).verdict == "inconclusive"
 
 
 def test_against_several_rows_the_least_favourable_counts(measured):
