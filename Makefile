@@ -80,7 +80,7 @@ $(READY): requirements.lock pyproject.toml
 		|| $(PYTHON) -m venv --clear $(VENV)
 	@echo 'installing the packages of requirements.lock into $(VENV) (about 6 GB with CUDA)'
 	@$(UV) --version >/dev/null 2>&1 || $(PY) -m pip install --quiet --disable-pip-version-check uv
-	@$(UV) pip install --python $(PY) --requirements requirements.lock \
+	@$(UV) pip install --compile-bytecode --python $(PY) --requirements requirements.lock \
 		|| $(PY) -m pip install --requirement requirements.lock
 	@$(UV) pip install --quiet --python $(PY) --no-deps --editable . \
 		|| $(PY) -m pip install --quiet --no-deps --editable .
