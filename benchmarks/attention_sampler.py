@@ -15,13 +15,12 @@ Writes data/benchmarks/attention_sampler-<device>.json.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from timing import timed, write
+from timing import arguments, timed, write
 from training import multiply_adds, training_step
 
 from fgvc_lib.backbones import resnet
@@ -225,12 +224,10 @@ def step_over_baseline(setting: Setting, *, precision: str, device: torch.device
 
 def main() -> None:
     """Run, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=tuple(SETTINGS), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = arguments(__doc__)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=20, help="rounds of the sampler")
     parser.add_argument("--literal-images", type=int, default=2, help="how many images the literal loop is timed on")
-    parser.add_argument("--note", default="", help="what else ran on the machine")
     args = parser.parse_args()
 
     device = torch.device(args.device)

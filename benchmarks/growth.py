@@ -14,14 +14,13 @@ processor time counts. Writes data/benchmarks/growth-<device>.json.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from timing import clocked, peak_bytes, take_turns, without_rounds, write
+from timing import arguments, clocked, peak_bytes, take_turns, without_rounds, write
 from torch import Tensor
 
 from fgvc_lib.layers.attention_sampler import attention_sample
@@ -143,10 +142,8 @@ def measure(subject: Subject, *, repeats: int, device: torch.device) -> dict[str
 
 def main() -> None:
     """Run, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--note", default="", help="what else ran on the machine")
     args = parser.parse_args()
     device = torch.device(args.device)
     torch.manual_seed(0)

@@ -23,7 +23,6 @@ map's gradient. Writes data/benchmarks/mutual_channel-<device>.json.
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timing import peak_bytes, timed, write
+from timing import arguments, peak_bytes, timed, write
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from training import training_step
@@ -271,13 +270,11 @@ def step_over_baseline(*, device: torch.device, repeats: int, batch: int) -> dic
 
 def main() -> None:
     """Run, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, help="by default 20 (cuda) or 5 (cpu)")
     parser.add_argument("--step-repeats", type=int, help="by default 10 (cuda) or 3 (cpu)")
     parser.add_argument("--step-batch", type=int, help="by default 32 (cuda) or 8 (cpu)")
     parser.add_argument("--no-compile", action="store_true", help="where there is no compiler")
-    parser.add_argument("--note", default="", help="about the machine, for the record")
     args = parser.parse_args()
 
     torch.manual_seed(0)

@@ -9,7 +9,6 @@ Writes data/benchmarks/roi_pyramid-<device>.json.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timing import clocked, take_turns, write
+from timing import arguments, clocked, take_turns, write
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 from training import multiply_adds, training_step
@@ -188,10 +187,8 @@ def measure(setting: Setting, *, precision: str, device: torch.device) -> dict[s
 
 def main() -> None:
     """Run, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=tuple(SETTINGS), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = arguments(__doc__)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--note", default="", help="what else ran on the machine")
     args = parser.parse_args()
     device = torch.device(args.device)
     torch.manual_seed(0)

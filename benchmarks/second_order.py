@@ -11,14 +11,13 @@ Writes data/benchmarks/second_order-<device>.json.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import peak_bytes, timed, write
+from timing import arguments, peak_bytes, timed, write
 from torch import Tensor
 from training import multiply_adds, training_step
 
@@ -154,14 +153,12 @@ def steps(depth: str, size: int, batch: int, precision: str, *, repeats: int, de
 
 def main() -> None:
     """Run, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=tuple(SETTINGS), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = arguments(__doc__)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of the layers")
     parser.add_argument(
         "--step-repeats", type=int, help="rounds of the training steps; by default 20 (cuda) or 3 (cpu)"
     )
-    parser.add_argument("--note", default="", help="goes into the record")
     args = parser.parse_args()
     device = torch.device(args.device)
     cuda = device.type == "cuda"

@@ -20,11 +20,10 @@ weights and momentum. Writes data/benchmarks/step-<device>.json.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 
 import torch
-from timing import clock, peak_bytes, write
+from timing import arguments, clock, peak_bytes, write
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -89,10 +88,8 @@ class Steps:
 
 def main() -> None:
     """Run, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=12)
-    parser.add_argument("--note", default="", help="what else ran on the machine")
     args = parser.parse_args()
     device = torch.device(args.device)
     if device.type == "cpu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -18,6 +19,14 @@ from fgvc_lib.results.estimate import AliveBytes
 
 FOLDER = Path(os.environ.get("FGVC_BENCHMARKS") or Path(__file__).parents[1] / "data" / "benchmarks")
 """Where records go; ``FGVC_BENCHMARKS`` sends those of trials elsewhere."""
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """The command line of a benchmark: what every one of them asks; ``doc`` is the script's."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--note", default="", help="what else ran on the machine, for the record")
+    return parser
 
 
 def synchronize(device: torch.device) -> None:

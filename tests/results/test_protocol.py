@@ -34,5 +34,5 @@ def test_trials_differ_from_the_comparison_in_the_rate_and_the_seed_alone():
 
 def test_the_comparison_takes_the_rates_that_validation_preferred(trials):
     for row, (config, *_) in wanted.groups()["compare/birds"].configs("cpu").items():
-        # a run that diverged left no record and got nothing right: sums, not means
+        # a run that diverged is in no table and got nothing right: sums, not means
         assert config.lr == max(trials[row], key=lambda rate: sum(trials[row][rate])), row

@@ -1,5 +1,6 @@
 """The dry run: what is missing is named, what is there is found, and nothing is fetched."""
 
+import hashlib
 import urllib.request
 
 import numpy as np
@@ -102,6 +103,7 @@ def test_missing_and_damaged_weights_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(rehearsal, "_sha256", lambda *_: "f37072fd" + 56 * "0")
     assert list(rehearsal.missing_weights(["resnet18"])) == []
     monkeypatch.undo()
+    assert rehearsal._sha256(path) == hashlib.sha256(b"no weights").hexdigest()
 
 
 @pytest.mark.parametrize(
