@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fgvc_lib.results import benchmarks
 from pipeline.project import ROOT
 
 TIMES = ("seconds", "timing")
@@ -30,13 +29,18 @@ FOLDER = ROOT / "data" / "benchmarks"
 def page(folder: Path = FOLDER) -> str:
     """Markdown: the targets, then a section for each record."""
     records = {path: json.loads(path.read_text(encoding="utf8")) for path in sorted(folder.glob("*.json"))}
-    sections = [targets(folder)] if (folder / "targets.yaml").exists() else []
+    wanted = folder / "targets.yaml"
+    sections = [targets(wanted, list(records.values()))] if wanted.exists() else []
     sections += [_section(path, record) for path, record in records.items()]
     return "\n".join(sections) or "Nothing has been measured yet.\n"
 
 
-def targets(folder: Path = FOLDER) -> str:
+def targets(wanted: Path, records: Sequence[Mapping[str, Any]]) -> str:
     """The summary: what was aimed at, what was measured, and whether it is met.
+
+    Args:
+        wanted: ``targets.yaml``.
+        records: of all benchmarks.
 
     Raises:
         ValueError: a target without exactly one bound, or a record that has no such number.
@@ -47,14 +51,13 @@ def targets(folder: Path = FOLDER) -> str:
         "| benchmark | what | on | target | measured | met |",
         "| --- | --- | --- | ---: | ---: | --- |",
     ]
-    for target in yaml.safe_load((folder / "targets.yaml").read_text(encoding="utf8"))["targets"]:
+    for target in yaml.safe_load(wanted.read_text(encoding="utf8"))["targets"]:
         bounds = [side for side in ("at_least", "at_most") if side in target]
         if len(bounds) != 1:
             raise ValueError(f"target {target['what']!r} needs at_least or at_most, and has {len(bounds)} of them")
         (side,) = bounds
         sign, bound = "≥" if side == "at_least" else "≤", target[side]
-        measured_there = benchmarks.records(target["record"], folder)
-        found: list[dict[str, Any] | None] = [record for record in measured_there if _kind(record) == target["device"]]
+        found = [r for r in records if r["benchmark"] == target["record"] and _kind(r) == target["device"]]
         for record in found or [None]:
             if record is None:
                 device, measured = target["device"].upper(), ""
