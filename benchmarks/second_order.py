@@ -1,5 +1,6 @@
 """What second order costs: bilinear pooling and channel interaction against the formulae written down literally, and
-CIN's training step over its baseline's beside the ratio of their multiply-adds.
+CIN's training step over its baseline's beside the ratio of their multiply-adds. CCI is there twice: as the library
+computes it, averages of Z' without the maps, and as the paper writes it, the maps first.
 
     python benchmarks/second_order.py            # cuda if there is one, up to ResNet-50 at 448 px; cpu: 18
     python benchmarks/second_order.py --device cpu --step-repeats 3        # two minutes on two idle cores
@@ -37,7 +38,16 @@ ROWS: dict[str, dict[str, Any]] = {
     "SCI": {"contrast": "none"},
     "SCI + Cont": {"contrast": "features"},
     "SCI + CCI": {},
+    "SCI + CCI, as written": {},
 }
+
+
+class AsWritten(ContrastiveChannelInteraction):
+    """The maps Z' first, then their averages."""
+
+    def features(self, sci: SelfChannelInteraction, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        left, right = self(sci, x, a, b)
+        return left.mean((2, 3)), right.mean((2, 3))
 
 
 def literal_bilinear(x: Tensor) -> Tensor:
@@ -101,7 +111,7 @@ def compare(
 
 
 def layers(channels: int, side: int, batch: int, *, repeats: int, device: torch.device) -> dict[str, Any]:
-    """The three layers on post-ReLU maps."""
+    """The layers on post-ReLU maps."""
     x = F.relu(torch.randn(batch, channels, side, side, device=device))
     pool = BilinearPool()
     sci = SelfChannelInteraction(channels).to(device)
@@ -111,6 +121,10 @@ def layers(channels: int, side: int, batch: int, *, repeats: int, device: torch.
         "bilinear pooling": (pool, literal_bilinear),
         "SCI": (sci, lambda x: literal_sci(sci, x)),
         "CCI": (lambda x: torch.stack(cci(sci, x, a, b)), lambda x: torch.stack(literal_cci(sci, cci, x, a, b))),
+        "CCI, averaged": (
+            lambda x: torch.stack(cci.features(sci, x, a, b)),
+            lambda x: torch.stack(literal_cci(sci, cci, x, a, b)).mean((3, 4)),
+        ),
     }
     return {
         name: compare(mine, literal, x.detach().clone(), repeats=repeats, device=device)
@@ -120,7 +134,11 @@ def layers(channels: int, side: int, batch: int, *, repeats: int, device: torch.
 
 def build(row: str, depth: str) -> CIN:
     """One row of the ablation."""
-    return CIN(resnet(depth), NUM_CLASSES, **ROWS[row])
+    backbone = resnet(depth)
+    method = CIN(backbone, NUM_CLASSES, **ROWS[row])
+    if row == "SCI + CCI, as written":
+        method.cci = AsWritten(backbone.channels[backbone.last])
+    return method
 
 
 def steps(depth: str, size: int, batch: int, precision: str, *, repeats: int, device: torch.device) -> dict[str, Any]:

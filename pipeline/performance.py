@@ -57,7 +57,8 @@ def targets(wanted: Path, records: Sequence[Mapping[str, Any]]) -> str:
             raise ValueError(f"target {target['what']!r} needs at_least or at_most, and has {len(bounds)} of them")
         (side,) = bounds
         sign, bound = "≥" if side == "at_least" else "≤", target[side]
-        found = [r for r in records if r["benchmark"] == target["record"] and _kind(r) == target["device"]]
+        of_it = [r for r in records if r["benchmark"] == target["record"]]
+        found: list[Mapping[str, Any] | None] = [r for r in of_it if _kind(r) == target["device"]]
         for record in found or [None]:
             if record is None:
                 device, measured = target["device"].upper(), ""

@@ -188,18 +188,70 @@ class ContrastiveChannelInteraction(nn.Module):
         Returns:
             Z'_A and Z'_B, ``(N, c, h, w)`` each.
         """
-        n = len(a)
-        x = torch.cat([x.index_select(0, a), x.index_select(0, b)])  # (2N, c, h, w): all A, then all B
+        x = _both(x, a, b)
+        w = self._suppressed(sci, x)  # (2N, c, c)
         flat = x.flatten(2)  # (2N, c, l)
+        y = torch.bmm(w.to(flat.dtype), flat)  # (2N, c, l)
+        z = x + sci.phi(y.view(x.shape).to(x.dtype))  # (2N, c, h, w)
+        return z[: len(a)], z[len(a) :]
+
+    def features(self, sci: SelfChannelInteraction, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        r"""What a fully connected layer sees of Z'_A and Z'_B: their averages, or the maps flattened (``map_size``).
+
+        The averages are taken without the maps. φ is linear, so at the average location each of its nine taps meets
+        the average of Y over the map moved by that tap, :func:`shifted_means`; and these are W_AB times those of X:
+
+        .. math:: \frac1l \sum_p Z'_{p} = \frac1l \sum_p X_p + b_\varphi
+            + \sum_{i,j} \varphi_{ij}\, W_{AB}\, M_{ij}(X)
+
+        Nine numbers a channel go through W_AB and φ instead of l, 196 at 14 × 14.
+
+        Args:
+            sci, x, a, b: as of :meth:`forward`.
+
+        Returns:
+            Two tensors, ``(N, c)`` or ``(N, c·l)``.
+        """
+        if self.map_size is not None:
+            left, right = self(sci, x, a, b)
+            return locations(left, self.map_size).flatten(1), locations(right, self.map_size).flatten(1)
+        x = _both(x, a, b)
+        w = self._suppressed(sci, x)  # (2N, c, c)
+        means = shifted_means(x).flatten(2)  # (2N, c, 9)
+        y = torch.bmm(w.to(means.dtype), means).transpose(1, 2).flatten(1)  # (2N, 9·c)
+        phi = sci.phi.weight.permute(0, 2, 3, 1).flatten(1)  # (c, 9·c), no copy where weights are channels_last
+        z = x.mean((2, 3)) + F.linear(y.to(x.dtype), phi, sci.phi.bias)  # (2N, c)
+        return z[: len(a)], z[len(a) :]
+
+    def _suppressed(self, sci: SelfChannelInteraction, x: Tensor) -> Tensor:
+        """W_AB of each pair, then W_BA of each, ``(2N, c, c)``; ``x`` holds all A, then all B."""
         w = sci.relation(x)  # (2N, c, c)
         # averaging is linear, so W times the averaged X is the average of Y
         y = torch.bmm(w, locations(x, self.map_size).to(w.dtype)).flatten(1)  # (2N, c) or (2N, c·l)
-        both = torch.cat([y, y.roll(n, 0)], dim=1)  # (2N, …): [Y_A, Y_B] of each pair, then [Y_B, Y_A]
+        both = torch.cat([y, y.roll(len(y) // 2, 0)], dim=1)  # (2N, …): [Y_A, Y_B] of each pair, then [Y_B, Y_A]
         factors = self.psi(both).to(w.dtype).unsqueeze(2)  # (2N, 1, 1): η of each pair, then γ of each
-        w = suppress(w, factors)  # (2N, c, c): W_AB of each pair, then W_BA
-        y = torch.bmm(w.to(flat.dtype), flat)  # (2N, c, l)
-        z = x + sci.phi(y.view(x.shape).to(x.dtype))  # (2N, c, h, w)
-        return z[:n], z[n:]
+        return suppress(w, factors)
+
+
+def _both(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """All A, then all B: ``(2N, c, h, w)``."""
+    return torch.cat([x.index_select(0, a), x.index_select(0, b)])
+
+
+def shifted_means(x: Tensor) -> Tensor:
+    r"""Averages of a map that is moved by one cell in every direction, with zeros coming in at the border.
+
+    .. math:: M_{ij}(X) = \frac1l \sum_p X_{p + (i - 1,\, j - 1)}, \qquad i, j \in \{0, 1, 2\}
+
+    They are all that the average of a 3 × 3 convolution with padding 1 depends on.
+
+    Args:
+        x: ``(B, c, h, w)``.
+
+    Returns:
+        ``(B, c, 3, 3)``, in the middle the plain average.
+    """
+    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), x.shape[2:], stride=1)
 
 
 def locations(x: Tensor, map_size: Sequence[int] | None) -> Tensor:

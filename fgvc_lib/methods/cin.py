@@ -200,20 +200,26 @@ class CIN(Method):
             return pairwise_confusion(logits, labels)
         if self.contrast == "triplet":
             anchor, positive, negative = all_triplets(labels)  # (T,) each
-            e = F.normalize(self._embed(z), dim=1)  # (B, r)
+            e = F.normalize(self._embed(self._seen(z)), dim=1)  # (B, r)
             losses = F.triplet_margin_loss(e[anchor], e[positive], e[negative], margin=self.margin, reduction="sum")
             return (losses + 0 * e.sum()) / max(len(anchor), 1)
         a, b = disjoint_pairs(labels, generator=self.rank_generator)  # (N,) each
         if self.cci is not None:
-            left, right = self.cci(self.attached.block, x, a, b)  # (N, c, h, w) each
+            sci = self.attached.block
+            assert isinstance(sci, SelfChannelInteraction)
+            left, right = self.cci.features(sci, x, a, b)  # (N, c) or (N, c·l) each
         else:
-            left, right = z[a], z[b]
+            left, right = self._seen(z[a]), self._seen(z[b])
         return contrastive_loss(self._embed(left), self._embed(right), labels[a] == labels[b], margin=self.margin)
 
-    def _embed(self, z: Tensor) -> Tensor:
-        """h: ``(N, c, h, w)`` → ``(N, r)`` float32."""
+    def _seen(self, z: Tensor) -> Tensor:
+        """What h sees of maps: ``(N, c, h, w)`` → ``(N, c)`` or ``(N, c·l)``."""
+        return locations(z, self.map_size).flatten(1)
+
+    def _embed(self, features: Tensor) -> Tensor:
+        """h: → ``(N, r)`` float32."""
         assert self.project is not None
-        return self.project(locations(z, self.map_size).flatten(1)).float()  # type: ignore[no-any-return]
+        return self.project(features).float()  # type: ignore[no-any-return]
 
     def after_step(self, states: list[dict[str, Tensor]]) -> None:
         """The base method's."""

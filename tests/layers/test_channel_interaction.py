@@ -13,6 +13,7 @@ from fgvc_lib.layers.channel_interaction import (
     SelfChannelInteraction,
     channel_relation,
     self_channel_interaction,
+    shifted_means,
     suppress,
 )
 
@@ -206,6 +207,37 @@ def test_cci_gradients():
         assert p.grad.any()
 
 
+@pytest.mark.parametrize("map_size", [None, "that of the maps"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (2, 3), (5, 3)])
+def test_features_are_those_of_the_maps(shape, memory_format, map_size):
+    sci = SelfChannelInteraction(4).double().to(memory_format=memory_format)
+    cci = ContrastiveChannelInteraction(4, map_size=map_size and shape).double()
+    x = torch.randn(5, 4, *shape).double().contiguous(memory_format=memory_format)
+    pairs = torch.tensor([0, 3]), torch.tensor([4, 1])
+    for features, z in zip(cci.features(sci, x, *pairs), cci(sci, x, *pairs), strict=True):
+        torch.testing.assert_close(features, z.flatten(1) if map_size else z.mean((2, 3)))
+
+
+def test_features_have_the_gradients_of_the_maps():
+    sci, cci = SelfChannelInteraction(3).double(), ContrastiveChannelInteraction(3).double()
+    x = torch.randn(3, 3, 2, 3).double().requires_grad_()
+    pairs = torch.tensor([0, 1]), torch.tensor([1, 2])
+    torch.autograd.gradcheck(lambda t: cci.features(sci, t, *pairs), (x,))
+    inputs = [x, *sci.parameters(), *cci.parameters()]
+    short = torch.autograd.grad(torch.stack(cci.features(sci, x, *pairs)).square().sum(), inputs)
+    long = torch.autograd.grad(torch.stack(cci(sci, x, *pairs)).mean((3, 4)).square().sum(), inputs)
+    for one, other in zip(short, long, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_shifted_means_by_hand():
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    # moved so that the cell to the lower right, right, … is averaged: sums over what stays in the map, over 4 cells
+    expected = torch.tensor([[1.0, 3.0, 2.0], [4.0, 10.0, 6.0], [3.0, 7.0, 4.0]]) / 4
+    torch.testing.assert_close(shifted_means(x)[0, 0], expected)
+
+
 def test_suppress_has_the_gradient_of_its_formula():
     w, factors = torch.rand(4, 3, 3).double().requires_grad_(), torch.rand(4, 1, 1).double().requires_grad_()
     torch.autograd.gradcheck(suppress, (w, factors))
@@ -219,12 +251,12 @@ def test_suppress_has_the_gradient_of_its_formula():
 def test_no_pairs_still_give_every_parameter_a_gradient():
     sci, cci = SelfChannelInteraction(3), ContrastiveChannelInteraction(3)
     none = torch.empty(0, dtype=torch.int64)
-    left, right = cci(sci, torch.randn(1, 3, 2, 2), none, none)
-    assert left.shape == right.shape == (0, 3, 2, 2)
-    (left.sum() + right.sum()).backward()
-    for p in [*sci.parameters(), *cci.parameters()]:
-        assert p.grad is not None
-        assert not p.grad.any()
+    x = torch.randn(1, 3, 2, 2)
+    for (left, right), shape in ((cci(sci, x, none, none), (0, 3, 2, 2)), (cci.features(sci, x, none, none), (0, 3))):
+        assert left.shape == right.shape == shape
+        parameters = [*sci.parameters(), *cci.parameters()]
+        for gradient in torch.autograd.grad(left.sum() + right.sum(), parameters):
+            assert not gradient.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -234,7 +266,9 @@ def test_cci_inside_autocast(dtype):
     pair = torch.tensor([0, 1]), torch.tensor([2, 3])
     with torch.autocast("cpu", dtype=dtype):
         half = torch.stack(cci(sci, x.to(dtype), *pair))
+        features = torch.stack(cci.features(sci, x.to(dtype), *pair))
     torch.testing.assert_close(half.float(), torch.stack(cci(sci, x, *pair)), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(features.float(), half.float().mean((3, 4)), atol=0.02, rtol=0.02)
     half.float().square().sum().backward()
     assert all(p.grad.isfinite().all() for p in [*sci.parameters(), *cci.parameters()])
 
