@@ -459,6 +459,33 @@ for kind, grad in zip(("same class, d = 0.3", "other class, d = 0.3", "other cla
     print(f"{kind:<21} step of descent on the left one: {[round(v, 3) for v in (-grad).tolist()]}")
 
 # %% [markdown]
+# **What a pair costs.** $h$ reads averages over locations, and an average needs no maps. $\varphi$ is linear: at the average location, each of its nine taps meets the average
+# of $Y$ over the map moved by that tap, with zeros coming in at the border, and these are $W_{AB}$ times those of $X$:
+#
+# $$
+# \frac1l \sum_p Z'_p = \frac1l \sum_p X_p + b_\varphi + \sum_{i,j} \varphi_{ij}\, W_{AB}\, M_{ij}(X),
+# \qquad M_{ij}(X) = \frac1l \sum_p X_{p + (i,\,j)}, \quad i, j \in \{-1, 0, 1\} .
+# $$ (eq-cin-averages)
+#
+# So nine numbers a channel go through $W_{AB}$ and $\varphi$ instead of $l$; at $14 \times 14$ that is $196$. It is the same $h(Z')$, and what the loss trains is the same:
+
+# %% tags=["output"]
+sci_small, cci_small = SelfChannelInteraction(6).double(), ContrastiveChannelInteraction(6).double()
+maps = torch.rand(4, 6, 5, 7, dtype=torch.float64)  # (B, c, h, w)
+pairs_small = torch.tensor([0, 1]), torch.tensor([2, 3])
+z_a, _ = cci_small(sci_small, maps, *pairs_small)  # Z'_A as maps, (N, c, h, w)
+a_of_features, _ = cci_small.features(sci_small, maps, *pairs_small)  # (N, c)
+torch.testing.assert_close(a_of_features, z_a.mean((2, 3)))
+weights = list(sci_small.parameters())
+for short, long in zip(
+    torch.autograd.grad(a_of_features.square().sum(), weights),
+    torch.autograd.grad(z_a.mean((2, 3)).square().sum(), weights),
+    strict=True,
+):
+    torch.testing.assert_close(short, long)
+print(f"numbers of a channel that W and φ see: {maps[0, 0].numel()} by the maps, 9 by their averages; features and gradients agree")
+
+# %% [markdown]
 # **Which pairs?** A batch of random images of 200 classes has almost no pair of one class. So batches are $P$ classes × $K$ images, and each image is in one pair:
 
 # %% tags=["output"]
@@ -730,8 +757,8 @@ for row, arguments in rows.items():
 show_table(pd.DataFrame(lines), foot="Counted on this page: one prediction by a ResNet-50 at 448 pixels, 200 classes.")
 
 # %% [markdown]
-# Nearly all of what SCI adds is $\varphi$, $9 c^2$ weights. Training also pays for CCI. Measured by `benchmarks/second_order.py`: the time of a training step over the
-# baseline's, beside the ratio of their multiply-adds.
+# Nearly all of what SCI adds is $\varphi$, $9 c^2$ weights. Training also pays for CCI: written with maps, for $\varphi$ a second time; by {eq}`eq-cin-averages`, for little more than
+# the relations. Measured by `benchmarks/second_order.py`: the time of a training step over the baseline's, beside the ratio of their multiply-adds.
 
 # %% tags=["table"]
 lines, feet = [], []
