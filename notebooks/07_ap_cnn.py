@@ -435,7 +435,7 @@ show(
 
 # %% tags=["figure"]
 steps = len(birds.train) // live.batch_size
-short = live.replace(max_steps=min(steps, live.max_steps or steps), epochs=1, measures=("roi_parts",))
+short = live.replace(max_steps=min(steps, live.max_steps or steps), epochs=1, measures=())
 after_one, _ = results.trained(short, profile=profile, chapter=CHAPTER, device=device)
 untrained = build(live, birds).to(where)
 for layer in untrained.modules():
@@ -468,28 +468,8 @@ show(
     "deciding part and a dashed box around all boxes.",
 )
 
-
-# %% tags=["table"]
-def one_seed(row, final):
-    line = {"network": row}
-    for name in (*LEVELS, "all", "union"):
-        line[name] = " / ".join(
-            f"{100 * final[f'roi_parts/{name}/{what}']:.0f}" for what in ("recall", "recall_elsewhere")
-        )
-    return line
-
-
-_, short_record = results.trained(short, profile=profile, chapter=CHAPTER, device=device)
-show_table(
-    pd.DataFrame([one_seed("one epoch", short_record.final), one_seed("the end", record.final)]),
-    foot="Test images of which a box covers at least half of the deciding part's box, % / the same for the part of the "
-    "next image. " + provenance_line([short_record, record]),
-)
-
 # %% [markdown]
-# The second number in each cell is the control. It asks the same of a part that is *elsewhere*: the deciding part of the next
-# image, which is of another class. Birds stand in the middle, and large boxes cover much, so some of the recall comes for
-# nothing; only what is above the second number was found.
+# How often a box covers the deciding part, before and after training, is counted over all test images {ref}`below <ap-recall>`.
 #
 # ### What stage two is given
 #
@@ -555,6 +535,7 @@ show_table(
 )
 
 # %% [markdown]
+# (ap-recall)=
 # ## Do the boxes find the deciding part?
 #
 # From here on numbers come from committed records; the line under each table says which profile, data, seeds and device. While
@@ -610,7 +591,9 @@ show_table(pd.DataFrame(lines), foot=provenance_line(components))
 # %% [markdown]
 # - **recall**: the share of test images in which *one* box covers at least half of the deciding part's box. The small boxes of level 3
 #   cannot cover half of a large part, however well they lie.
-# - **of the next image's part**: the control, as above.
+# - **of the next image's part**: the control. It asks the same of a part that is *elsewhere*: the deciding part of the next image,
+#   which is of another class. Birds stand in the middle, and large boxes cover much, so some of the recall comes for nothing;
+#   only what is above this number was found.
 # - **not trained**: random weights (learning rate zero, so that only BatchNorm's statistics move). Random convolutions
 #   respond to edges, so this row is no coin flip either.
 # - **area**: for `union` it says how much the zoom can enlarge at all. A union of 80 % of the image is a zoom by 1.1.
