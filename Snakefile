@@ -12,7 +12,8 @@ BUILD = f"build/{PROFILE}"
 CHAPTERS = project.chapters()
 
 # A chapter's key changes exactly when something that its results depend on changes (pipeline/sources.py).
-sources.write_keys(PROFILE)
+if not config.get("keys_written"):  # pipeline.build has just done so
+    sources.write_keys(PROFILE)
 
 
 rule html:

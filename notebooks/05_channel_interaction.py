@@ -483,7 +483,7 @@ for short, long in zip(
     strict=True,
 ):
     torch.testing.assert_close(short, long)
-print(f"numbers of a channel that W and φ see: {maps[0, 0].numel()} by the maps, 9 by their averages; features and gradients agree")
+print(f"{maps[0, 0].numel()} numbers a channel by the maps, 9 by their averages; features and gradients agree")
 
 # %% [markdown]
 # **Which pairs?** A batch of random images of 200 classes has almost no pair of one class. So batches are $P$ classes × $K$ images, and each image is in one pair:
@@ -757,7 +757,7 @@ for row, arguments in rows.items():
 show_table(pd.DataFrame(lines), foot="Counted on this page: one prediction by a ResNet-50 at 448 pixels, 200 classes.")
 
 # %% [markdown]
-# Nearly all of what SCI adds is $\varphi$, $9 c^2$ weights. Training also pays for CCI: written with maps, for $\varphi$ a second time; by {eq}`eq-cin-averages`, for little more than
+# Nearly all that SCI adds is $\varphi$, $9 c^2$ weights. Training also pays for CCI: written with maps, for $\varphi$ a second time; by {eq}`eq-cin-averages`, for little more than
 # the relations. Measured by `benchmarks/second_order.py`: the time of a training step over the baseline's, beside the ratio of their multiply-adds.
 
 # %% tags=["table"]

@@ -47,7 +47,7 @@ def snakemake(profile: str, cores: int, stale: list[str]) -> int:
     threads = max(1, cores // max(1, min(cores, len(stale))))
     command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--quiet", "all", "--nolock"]
     command += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going"]
-    command += ["--config", f"profile={profile}", f"threads={threads}"]
+    command += ["--config", f"profile={profile}", f"threads={threads}", "keys_written=true"]
     with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **provenance()}) as process:
         try:
             return process.wait()

@@ -10,9 +10,11 @@ lowest torch           ``dependencies`` in ``pyproject.toml``
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,17 @@ class Repository:
         return f"https://colab.research.google.com/github/{owner_and_name}/blob/{self.branch}/{path}"
 
 
+@cache
+def _parsed(text: str) -> Any:
+    """A build asks for the same large files once a chapter."""
+    return yaml.safe_load(text)
+
+
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file; a :class:`PipelineError` that names the file where it is absent or malformed."""
     shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     try:
-        return yaml.safe_load(path.read_text(encoding="utf8"))
+        return copy.deepcopy(_parsed(path.read_text(encoding="utf8")))
     except FileNotFoundError:
         raise PipelineError(f"{shown} does not exist") from None
     except yaml.YAMLError as error:
