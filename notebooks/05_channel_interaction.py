@@ -167,8 +167,10 @@ show(
 # of the size of one make an almost even softmax. To first order in $s$,
 #
 # $$
-# W_{ij} \approx \frac1c \Big( 1 - s\,\big( (XX^\top)_{ij} - \overline{(XX^\top)_i} \big) \Big), \qquad
-# Y_i \approx \bar X - \frac sc \sum_{j} \big( (XX^\top)_{ij} - \overline{(XX^\top)_i} \big)\, X_j ,
+# \begin{aligned}
+# W_{ij} &\approx \frac1c \Big( 1 - s\,\big( (XX^\top)_{ij} - \overline{(XX^\top)_i} \big) \Big), \\
+# Y_i &\approx \bar X - \frac sc \sum_{j} \big( (XX^\top)_{ij} - \overline{(XX^\top)_i} \big)\, X_j ,
+# \end{aligned}
 # $$ (eq-cin-first-order)
 #
 # the **mean of all channels, minus a little of what is like channel $i$**. The subtracted part is the trilinear product $XX^\top X$ of
@@ -421,7 +423,10 @@ show_table(summarise(both, columns, "network"), foot=provenance_line([*untrained
 # Two images $A$ and $B$ have two relations $W_A$ and $W_B$. What both have in common cannot tell them apart. CCI keeps the difference:
 #
 # $$
-# W_{AB} = |W_A - \eta\, W_B|, \quad W_{BA} = |W_B - \gamma\, W_A|, \qquad \eta = \psi([Y_A, Y_B]), \quad \gamma = \psi([Y_B, Y_A]),
+# \begin{aligned}
+# W_{AB} &= |W_A - \eta\, W_B|, & \eta &= \psi([Y_A, Y_B]), \\
+# W_{BA} &= |W_B - \gamma\, W_A|, & \gamma &= \psi([Y_B, Y_A]),
+# \end{aligned}
 # $$ (eq-cin-cci)
 #
 # with one fully connected layer $\psi$ to one number, and goes on as SCI does, $Z'_A = \varphi(W_{AB} X_A) + X_A$. Two channels:
@@ -441,8 +446,11 @@ for eta in (0.0, 0.5, 1.0):
 # Then the two sides are compared, after a projection $h$ to $r$ numbers, by a **contrastive loss** {footcite:p}`hadsell2006dimensionality` over $N$ pairs:
 #
 # $$
-# L_{cont} = \frac1N \sum_{n} \begin{cases} d_n^2 & \text{same class} \\ \max(0, \beta - d_n)^2 & \text{else,} \end{cases}
-# \qquad d_n = \lVert h(Z'_A) - h(Z'_B) \rVert_2, \qquad L = L_{CE}(Z) + \alpha L_{cont} .
+# \begin{aligned}
+# L &= L_{CE}(Z) + \alpha L_{cont}, \\
+# L_{cont} &= \frac1N \sum_{n} \begin{cases} d_n^2 & \text{same class} \\ \max(0, \beta - d_n)^2 & \text{else,} \end{cases}
+# \qquad d_n = \lVert h(Z'_A) - h(Z'_B) \rVert_2 .
+# \end{aligned}
 # $$ (eq-cin-loss)
 #
 # Pairs of one class are pulled together, all the way; pairs of two classes are pushed apart until $\beta$, and then left alone. CCI exists in training only: the
@@ -463,8 +471,10 @@ for kind, grad in zip(("same class, d = 0.3", "other class, d = 0.3", "other cla
 # of $Y$ over the map moved by that tap, with zeros coming in at the border, and these are $W_{AB}$ times those of $X$:
 #
 # $$
-# \frac1l \sum_p Z'_p = \frac1l \sum_p X_p + b_\varphi + \sum_{i,j} \varphi_{ij}\, W_{AB}\, M_{ij}(X),
-# \qquad M_{ij}(X) = \frac1l \sum_p X_{p + (i,\,j)}, \quad i, j \in \{-1, 0, 1\} .
+# \begin{aligned}
+# \frac1l \sum_p Z'_p &= \frac1l \sum_p X_p + b_\varphi + \sum_{i,j} \varphi_{ij}\, W_{AB}\, M_{ij}(X), \\
+# M_{ij}(X) &= \frac1l \sum_p X_{p + (i,\,j)}, \quad i, j \in \{-1, 0, 1\} .
+# \end{aligned}
 # $$ (eq-cin-averages)
 #
 # So nine numbers a channel go through $W_{AB}$ and $\varphi$ instead of $l$; at $14 \times 14$ that is $196$. It is the same $h(Z')$, and what the loss trains is the same:

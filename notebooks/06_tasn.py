@@ -259,9 +259,11 @@ for norms in VARIANTS.values():
 # the axis densely where the map is large. That is sampling from a distribution at equal steps of its **cumulative**, read backwards:
 #
 # $$
-# f_x(n) = \max_{1 \le i \le h} M_{i,n}, \qquad
-# F_x(n) = \frac{\sum_{m \le n} f_x(m)}{\sum_m f_x(m)}, \qquad
-# x_k = F_x^{-1}\!\left(\frac{k}{w' - 1}\right), \quad k = 0, \dots, w' - 1,
+# \begin{aligned}
+# f_x(n) &= \max_{1 \le i \le h} M_{i,n}, \qquad
+# F_x(n) = \frac{\sum_{m \le n} f_x(m)}{\sum_m f_x(m)}, \\
+# x_k &= F_x^{-1}\!\left(\frac{k}{w' - 1}\right), \quad k = 0, \dots, w' - 1,
+# \end{aligned}
 # $$ (eq-tasn-positions)
 #
 # and the same for $y$ with the maxima of the rows. The marginals are maxima, not sums: a part that is high and narrow should not lose to one that is low and wide.

@@ -83,6 +83,9 @@ FACTS = r"""async () => {
     ids: [...document.querySelectorAll("[id], a[name]")].flatMap(node => [node.id, node.name]).filter(Boolean),
     maths: maths.length,
     drawn: maths.filter(node => node.querySelector("mjx-container svg")).length,
+    cut: [...main.querySelectorAll("mjx-container[display]")]
+      .filter(node => node.scrollWidth > node.clientWidth + 2)
+      .map(node => (node.closest("[id]") || main).id),
     errors: [...main.querySelectorAll("mjx-merror, [data-mjx-error], [data-mml-node=merror]")].map(e => e.textContent),
     raw,
   };
@@ -334,6 +337,10 @@ def test_mathematics_is_drawn(visits):
     for page, visit in visits.items():
         facts = visit.facts
         assert (page, facts["drawn"], facts["errors"], facts["raw"]) == (page, facts["maths"], [], [])
+
+
+def test_equations_fit_the_text_on_a_desktop(visits):
+    assert not {page: visit.facts["cut"] for page, visit in visits.items() if visit.facts["cut"]}
 
 
 def test_pages_fit_a_phone(visits):
