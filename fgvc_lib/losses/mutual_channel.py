@@ -130,7 +130,7 @@ def mutual_channel_loss(
 ) -> MutualChannel:
     r"""Discriminality and diversity of a feature map whose channels are dealt to the classes.
 
-    .. math:: L_{MC} = L_{dis} - \lambda L_{div} \qquad
+    .. math:: L_{MC} = L_{dis} - \lambda L_{div} \\
         L_{dis} = -\log \mathrm{softmax}([g(F_1) \dots g(F_c)])_y \qquad L_{div} = \frac1c \sum_{i=1}^c h(F_i)
 
     Both are means over the batch; g is :func:`group_scores`, h :func:`group_diversity`, and :func:`diversity_weights`

@@ -18,7 +18,7 @@ class BilinearCNN(Method):
     r"""Bilinear CNN (Lin, RoyChowdhury, Maji; ICCV 2015).
 
     .. math:: \Phi = \frac1L \sum_l f_A(l)\, f_B(l)^\top, \qquad
-        z = \frac{y}{\lVert y \rVert_2}, \; y = \mathrm{sign}(\Phi)\sqrt{|\Phi|}, \qquad
+        z = \frac{y}{\lVert y \rVert_2}, \; y = \mathrm{sign}(\Phi)\sqrt{|\Phi|}, \\
         L = -\frac1B \sum_i \log \mathrm{softmax}(V z_i + v)_{y_i}
 
     ========  =================  =======  ===============================================================

@@ -4,8 +4,8 @@ A method is built, and takes a training step and an evaluation batch, under
 :class:`torch._subclasses.fake_tensor.FakeTensorMode` at the real batch size:
 
 .. math::
-    \text{memory} &= 4 P + \text{buffers} + 4 P_t\, k + \max(A_{\text{step}}, A_{\text{evaluation}}), \qquad
-        k = [\text{momentum} > 0] + [\text{processes} > 1] \\
+    \text{memory} &= 4 P + \text{buffers} + 4 P_t\, k + \max(A_{\text{step}}, A_{\text{evaluation}}) \\
+    k &= [\text{momentum} > 0] + [\text{processes} > 1] \\
     \text{work} &= \text{FLOP of a step} \cdot \text{steps}
 
 with P parameters, of them :math:`P_t` trained, which have a momentum and the copy that DistributedDataParallel
