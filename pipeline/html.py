@@ -54,6 +54,7 @@ def build(profile: str) -> None:
         raise PipelineError("\n       ".join(["the book does not build cleanly", *said, str(log.relative_to(ROOT))]))
     html = part / "_build" / "html"
     _accessible(html)
+    _top(html / "index.html")
     offline.write(profile, html)
     requests = outside_requests(html)
     if requests:
@@ -83,6 +84,12 @@ def _accessible(html: Path) -> None:
         for found, better in repairs.items():
             text = text.replace(found, better)
         write_if_changed(page, text)
+
+
+def _top(page: Path) -> None:
+    """Give Jupyter Book's redirect at the top the other pages' icon; without one a browser asks for /favicon.ico."""
+    text = page.read_text(encoding="utf8")
+    page.write_text(f'<link rel="icon" href="_static/favicon.svg">\n{text}', encoding="utf8")
 
 
 def _placed(line: str, profile: str) -> str:
