@@ -2,8 +2,8 @@
 CIN's training step over its baseline's beside the ratio of their multiply-adds. CCI is there twice: as the library
 computes it, averages of Z' without the maps, and as the paper writes it, the maps first.
 
-    python benchmarks/second_order.py            # cuda if there is one, up to ResNet-50 at 448 px; cpu: 18
-    python benchmarks/second_order.py --device cpu --step-repeats 3        # two minutes on two idle cores
+    python benchmarks/second_order.py            # cuda if there is one; up to ResNet-50 at 448 px
+    python benchmarks/second_order.py --device cpu --step-repeats 3        # about five minutes on an idle core
 
 The subjects take turns, so that a busy machine slows all of them alike; ``median`` and ``fastest`` are kept. On a
 CPU one thread works and its own processor time is taken, so that other processes count less.
