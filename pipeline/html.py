@@ -87,9 +87,12 @@ def _accessible(html: Path) -> None:
 
 
 def _top(page: Path) -> None:
-    """Give Jupyter Book's redirect at the top the other pages' icon; without one a browser asks for /favicon.ico."""
+    """Give Jupyter Book's redirect at the top an icon that is no file.
+
+    Without one a browser asks for /favicon.ico, and a file would still be on its way when the page is left.
+    """
     text = page.read_text(encoding="utf8")
-    page.write_text(f'<link rel="icon" href="_static/favicon.svg">\n{text}', encoding="utf8")
+    page.write_text(f'<link rel="icon" href="data:,">\n{text}', encoding="utf8")
 
 
 def _placed(line: str, profile: str) -> str:
