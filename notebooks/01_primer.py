@@ -28,6 +28,8 @@ data = ""
 device = "auto"
 
 # %%
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -40,10 +42,11 @@ from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.synthetic import mask_boxes
 from fgvc_lib.results import wanted
 from fgvc_lib.results.plots import COLORS, show, show_table, style
-from fgvc_lib.results.tables import paired, plus_minus, provenance_line
+from fgvc_lib.results.tables import paired, provenance_line, summarise
 
 CHAPTER = "01_primer"
 device = None if device == "auto" else device
+measure = partial(wanted.measure, profile=profile, device=device)
 style()
 
 # %% [markdown]
@@ -366,21 +369,16 @@ print(f"test accuracy of this page's network: {100 * accuracy:.1f} % (chance: {1
 # **two baselines**, and tables say which head a row has. The second baseline also pools by the maximum, as the released MC-Loss code does.
 
 # %%
-heads = wanted.measure("birds/baseline", profile=profile, device=device)
-bound = wanted.measure("birds/oracle", profile=profile, device=device)
-NAMES = {"train_accuracy": "training accuracy, %", "val_accuracy": "validation, %", "test_accuracy": "test accuracy, %"}
-
-
-def by_row(name: str, records: list) -> pd.DataFrame:
-    rows = []
-    for row, runs in wanted.table(name, records).groupby("row", sort=False):
-        numbers = {title: plus_minus(runs[key].mean(), runs[key].std()) for key, title in NAMES.items()}
-        rows.append({"network": row} | numbers | {"seeds": len(runs)})
-    return pd.DataFrame(rows)
-
+heads, by_head = measure("birds/baseline")
+bound, by_input = measure("birds/oracle")
+ACCURACY = {
+    "training accuracy, %": "train_accuracy",
+    "validation, %": "val_accuracy",
+    "test accuracy, %": "test_accuracy",
+}
 
 # %% tags=["table"]
-show_table(by_row("birds/baseline", heads), foot=provenance_line(heads))
+show_table(summarise(by_head, ACCURACY, "network"), foot=provenance_line(heads))
 
 # %% [markdown]
 # ### How far could one get?
@@ -388,7 +386,7 @@ show_table(by_row("birds/baseline", heads), foot=provenance_line(heads))
 # The same network, the same budget, and images cropped to the deciding part:
 
 # %% tags=["table"]
-show_table(by_row("birds/oracle", bound), foot=provenance_line(bound))
+show_table(summarise(by_input, ACCURACY, "network"), foot=provenance_line(bound))
 
 # %% [markdown]
 # Read the line under each table first. *Profile cpu* or *gpu* means complete, committed runs; *smoke*, or *quick* here, means that no such run has been committed yet and the rows were run
@@ -402,7 +400,7 @@ show_table(by_row("birds/oracle", bound), foot=provenance_line(bound))
 # %%
 cars = wanted.records("cars/baseline")
 if cars:
-    show_table(by_row("cars/baseline", cars), foot=provenance_line(cars))
+    show_table(summarise(wanted.table("cars/baseline", cars), ACCURACY, "network"), foot=provenance_line(cars))
 else:
     print("The two heads have no committed record on the car crops yet.")
 
@@ -504,8 +502,7 @@ for n in (2, 3, 5, 10):
 
 
 # %% tags=["table"]
-def contrast(name: str, records: list, better: str, worse: str) -> dict[str, object]:
-    runs = wanted.table(name, records)
+def contrast(runs: pd.DataFrame, better: str, worse: str) -> dict[str, object]:
     one, other = runs[runs["row"] == better], runs[runs["row"] == worse]
     if not set(one["seed"]) & set(other["seed"]):
         return {
@@ -529,8 +526,8 @@ def contrast(name: str, records: list, better: str, worse: str) -> dict[str, obj
 show_table(
     pd.DataFrame(
         [
-            contrast("birds/baseline", heads, "BN-ELU head, max pool", "linear head"),
-            contrast("birds/oracle", bound, "oracle crop of the deciding part", "whole image"),
+            contrast(by_head, "BN-ELU head, max pool", "linear head"),
+            contrast(by_input, "oracle crop of the deciding part", "whole image"),
         ]
     ),
     foot=provenance_line([*heads, *bound]),
@@ -605,7 +602,7 @@ show_table(
 
 # %%
 shown = [record] + [r for r in heads if r.id != record.id or r.profile != record.profile]
-labels_of = {r.id: row for r, row in zip(heads, wanted.table("birds/baseline", heads)["row"], strict=True)}
+labels_of = dict(zip(by_head["id"], by_head["row"], strict=True))
 rows = []
 for run in shown:
     val = np.array([epoch["val_accuracy"] for epoch in run.history])

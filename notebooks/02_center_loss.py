@@ -29,6 +29,8 @@ data = ""
 device = "auto"
 
 # %%
+from functools import partial
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
@@ -40,10 +42,11 @@ from fgvc_lib.losses.center import CenterLoss, center_loss, update_centers
 from fgvc_lib.methods.center import Center
 from fgvc_lib.results import wanted
 from fgvc_lib.results.plots import COLORS, curve, scatter_2d, show, show_table, style
-from fgvc_lib.results.tables import plus_minus, provenance_line
+from fgvc_lib.results.tables import provenance_line, summarise
 
 CHAPTER = "02_center_loss"
 device = None if device == "auto" else device
+measure = partial(wanted.measure, profile=profile, device=device)
 style()
 
 # %% [markdown]
@@ -288,8 +291,7 @@ show_table(live, foot=provenance_line([record for _, record in trained.values()]
 # steps, to prove that it still runs.
 
 # %%
-sweep = wanted.measure("center/lambda", profile=profile, device=device)
-by_lambda = wanted.table("center/lambda", sweep)
+sweep, by_lambda = measure("center/lambda")
 weights = sorted(by_lambda["method_args.weight"].unique())
 
 # %% tags=["figure"]
@@ -333,25 +335,13 @@ show(
     "ratio.",
 )
 
-
 # %% tags=["table"]
-def row_table(table: pd.DataFrame, name: str, columns: dict[str, tuple[str, float, int]]) -> pd.DataFrame:
-    """A line for each row of an experiment: mean ± standard deviation over seeds of some columns."""
-    lines = []
-    for (row,), group in table.groupby(["row"], sort=False):
-        line = {name: row}
-        for title, (value, scale, digits) in columns.items():
-            line[title] = plus_minus(group[value].mean(), group[value].std(), scale=scale, digits=digits)
-        lines.append(line | {"seeds": len(group)})
-    return pd.DataFrame(lines)
-
-
 scores = {
-    "accuracy, %": ("test_accuracy", 100, 1),
-    "verification AUC, %": ("verification/auc", 100, 1),
+    "accuracy, %": "test_accuracy",
+    "verification AUC, %": "verification/auc",
     "ratio": ("compactness/ratio", 1, 3),
 }
-show_table(row_table(by_lambda, "λ", scores), foot=provenance_line(sweep))
+show_table(summarise(by_lambda, scores, "λ"), foot=provenance_line(sweep))
 
 # %% [markdown]
 # The paper's Figure 5 sweeps λ on faces and finds the best value near 0.003, with λ = 0 clearly worst. Ours is another data set,
@@ -391,8 +381,7 @@ show(
 # to the true mean of its class over the training set, divided by the distance of a typical sample to that mean.
 
 # %%
-alphas = wanted.measure("center/alpha", profile=profile, device=device)
-by_alpha = wanted.table("center/alpha", alphas)
+alphas, by_alpha = measure("center/alpha")
 by_alpha["alpha"] = by_alpha["method_args.alpha"]
 
 # %% tags=["figure"]
@@ -412,8 +401,8 @@ show(
 )
 
 # %% tags=["table"]
-lags = {"accuracy, %": ("test_accuracy", 100, 1), "lag of the centres": ("center_drift/relative", 1, 3)}
-show_table(row_table(by_alpha, "α", lags), foot=provenance_line(alphas))
+lags = {"accuracy, %": "test_accuracy", "lag of the centres": ("center_drift/relative", 1, 3)}
+show_table(summarise(by_alpha, lags, "α"), foot=provenance_line(alphas))
 
 # %% [markdown]
 # ## A wider feature
@@ -421,15 +410,15 @@ show_table(row_table(by_alpha, "α", lags), foot=provenance_line(alphas))
 # Two dimensions make good pictures and a poor classifier. With 64 dimensions:
 
 # %%
-wide = {name: wanted.measure(f"center/{name}", profile=profile, device=device) for name in ("features", "wide")}
+wide = [measure(f"center/{name}") for name in ("features", "wide")]
 
 # %% tags=["table"]
-scores |= {"under attack (ε = 0.1), %": ("fgsm/eps0.1", 100, 1)}
+scores |= {"under attack (ε = 0.1), %": "fgsm/eps0.1"}
 lines = []
-for name, records in wide.items():
-    lines.append(row_table(wanted.table(f"center/{name}", records), "loss", scores))
+for records, table in wide:
+    lines.append(summarise(table, scores, "loss"))
     lines[-1].insert(0, "feature", f"{records[0].config['backbone_args']['feature_dim']}-d")
-show_table(pd.concat(lines), foot=provenance_line([r for records in wide.values() for r in records]))
+show_table(pd.concat(lines), foot=provenance_line([r for records, _ in wide for r in records]))
 
 # %% [markdown]
 # ## Paper versus released code

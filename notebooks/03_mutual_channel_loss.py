@@ -31,6 +31,7 @@ device = "auto"
 # %%
 import math
 import time
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,12 +58,13 @@ from fgvc_lib.methods.baseline import Baseline
 from fgvc_lib.methods.mutual_channel import MutualChannel, class_maps
 from fgvc_lib.results import benchmarks, wanted
 from fgvc_lib.results.plots import COLORS, curve, show, show_table, style
-from fgvc_lib.results.tables import plus_minus, provenance_line
+from fgvc_lib.results.tables import provenance_line, summarise
 from fgvc_lib.train import build
 from fgvc_lib.train.schedule import Stretch, learning_rate
 
 CHAPTER = "03_mutual_channel_loss"
 device = None if device == "auto" else device
+measure = partial(wanted.measure, profile=profile, device=device)
 style()
 
 # %% [markdown]
@@ -459,32 +461,19 @@ show(
 # the group), on the **deciding** part, beside the share that an even map would have there.
 
 # %% tags=["table"]
-COLUMNS = {
+PARTS = {
+    "test accuracy, %": "test_accuracy",
     "distinct parts of ξ": ("group_parts/parts", 1, 2),
     "h": ("group_parts/h", 1, 2),
-    "channels on the deciding part, %": ("group_parts/deciding", 100, 1),
-    "attention there, %": ("group_parts/mass", 100, 1),
-    "by an even map, %": ("group_parts/mass_even", 100, 1),
+    "channels on the deciding part, %": "group_parts/deciding",
+    "attention there, %": "group_parts/mass",
+    "by an even map, %": "group_parts/mass_even",
 }
 
-
-def summarise(table, label, columns=COLUMNS):
-    """A line for each row of a group: accuracy and what was measured, mean ± deviation over seeds."""
-    lines = []
-    for (row,), group in table.groupby(["row"], sort=False):
-        line = {
-            label: row,
-            "test accuracy, %": plus_minus(group["test_accuracy"].mean(), group["test_accuracy"].std()),
-        }
-        for name, (key, scale, digits) in columns.items():
-            if key in group:
-                line[name] = plus_minus(group[key].mean(), group[key].std(), scale=scale, digits=digits)
-        lines.append(line | {"seeds": len(group)})
-    return pd.DataFrame(lines)
-
-
 live = [record for _, record in trained.values()]
-show_table(summarise(wanted.table("mc/live", live), "CE and"), foot="Trained on this page. " + provenance_line(live))
+show_table(
+    summarise(wanted.table("mc/live", live), PARTS, "CE and"), foot="Trained on this page. " + provenance_line(live)
+)
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2), sharey=True)
@@ -561,29 +550,28 @@ show(
 # layer would be credited to the loss.
 
 # %% tags=["table"]
-components = wanted.measure("mc/components", profile=profile, device=device)
-show_table(summarise(wanted.table("mc/components", components), "loss"), foot=provenance_line(components))
+components, by_loss = measure("mc/components")
+show_table(summarise(by_loss, PARTS, "loss"), foot=provenance_line(components))
 
 # %% [markdown]
 # **How many channels?** At ξ = 1 there is nothing to be diverse: $h$ is 1 with no gradient, and MC-Loss is discriminality alone. A larger ξ
 # widens the last stage too, so a gain may come from width.
 
 # %%
-by_xi = wanted.measure("mc/xi", profile=profile, device=device)
-xi_table = wanted.table("mc/xi", by_xi)
-xi_table["xi"] = xi_table["row"].astype(int)
+widths, by_xi = measure("mc/xi")
+by_xi["xi"] = by_xi["row"].astype(int)
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 3))
-values = sorted(xi_table["xi"].unique())
+values = sorted(by_xi["xi"].unique())
 for ax, (key, title), color in zip(
     axes,
     [("test_accuracy", "test accuracy"), ("group_parts/parts", "distinct parts"), ("group_parts/h", "h")],
     COLORS,
     strict=False,
 ):
-    if key in xi_table:
-        curve(ax, values, xi_table, "xi", key, color=color)
+    if key in by_xi:
+        curve(ax, values, by_xi, "xi", key, color=color)
     ax.set(xlabel="ξ", title=title)
 show(
     figure,
@@ -594,47 +582,43 @@ show(
 )
 
 # %% tags=["table"]
-show_table(summarise(xi_table, "ξ"), foot=provenance_line(by_xi))
+show_table(summarise(by_xi, PARTS, "ξ"), foot=provenance_line(widths))
 
 # %% [markdown]
 # **How many hidden?** The mask leaves the network unchanged; only $L_{dis}$ sees it.
 
 # %% tags=["table"]
-masks = wanted.measure("mc/mask", profile=profile, device=device)
-show_table(summarise(wanted.table("mc/mask", masks), "channels hidden"), foot=provenance_line(masks))
+masks, by_mask = measure("mc/mask")
+show_table(summarise(by_mask, PARTS, "channels hidden"), foot=provenance_line(masks))
 
 # %% [markdown]
 # **Weights.** The grid over μ and λ, around what the released code uses from scratch (μ = 1.5, λ = 4.44, see below).
 
 # %% tags=["table"]
-grid = wanted.measure("mc/weights", profile=profile, device=device)
-show_table(
-    summarise(wanted.table("mc/weights", grid), "weights") if grid else pd.DataFrame({"weights": []}),
-    foot=provenance_line(grid),
-)
+grid, by_weight = measure("mc/weights")
+show_table(summarise(by_weight, PARTS, "weights"), foot=provenance_line(grid))
 
 # %% [markdown]
 # **Pairwise Confusion beside it**, on the same network with the same head.
 
 # %% tags=["table"]
-confusions = wanted.measure("mc/confusion", profile=profile, device=device)
-show_table(summarise(wanted.table("mc/confusion", confusions), "loss"), foot=provenance_line(confusions))
+confusions, by_confusion = measure("mc/confusion")
+show_table(summarise(by_confusion, PARTS, "loss"), foot=provenance_line(confusions))
 
 # %% [markdown]
 # **Another backbone.** The loss is a plug-in: it needs a map and nothing else. The first four blocks of a narrow VGG-11, for the paper's VGG:
 
 # %% tags=["table"]
-other = wanted.measure("mc/vgg", profile=profile, device=device)
-show_table(summarise(wanted.table("mc/vgg", other), "VGG"), foot=provenance_line(other))
+other, by_other = measure("mc/vgg")
+show_table(summarise(by_other, PARTS, "VGG"), foot=provenance_line(other))
 
 # %% [markdown]
 # **Cars, from scratch.** Real images, 196 classes, one GPU. Parts are not known there, so accuracy is all there is.
 
 # %% tags=["table"]
 for name, label in {"mc/cars": "loss", "mc/cars_xi": "ξ"}.items():
-    records = wanted.measure(name, profile=profile, device=device)
-    table = summarise(wanted.table(name, records), label, {}) if records else pd.DataFrame({label: []})
-    show_table(table, foot=provenance_line(records))
+    records, table = measure(name)
+    show_table(summarise(table, {"test accuracy, %": "test_accuracy"}, label), foot=provenance_line(records))
 
 # %% [markdown]
 # **From scratch or fine-tuned?** The author of the released code says there that MC-Loss is not well suited to fine-tuning and that its gain

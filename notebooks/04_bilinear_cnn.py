@@ -30,6 +30,7 @@ data = ""
 device = "auto"
 
 # %%
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -46,10 +47,11 @@ from fgvc_lib.layers.bilinear import BilinearPool, bilinear_pool, signed_sqrt
 from fgvc_lib.measures.parts import pointing_game
 from fgvc_lib.results import benchmarks, wanted
 from fgvc_lib.results.plots import COLORS, show, show_table, style
-from fgvc_lib.results.tables import plus_minus, provenance_line
+from fgvc_lib.results.tables import plus_minus, provenance_line, summarise
 
 CHAPTER = "04_bilinear_cnn"
 device = None if device == "auto" else device
+measure = partial(wanted.measure, profile=profile, device=device)
 style()
 
 # %% [markdown]
@@ -308,7 +310,7 @@ show(
 live = [
     {
         "network": row,
-        "test accuracy, %": plus_minus(record.final["test_accuracy"], float("nan")),
+        "test accuracy, %": plus_minus([record.final["test_accuracy"]]),
         "numbers that are classified": f"{method.head.in_features:,}",
         "weights of the classifier": f"{method.head.weight.numel():,}",
     }
@@ -574,30 +576,9 @@ show_table(
 # was built in the quick profile, every row was also run for two steps to prove that it still runs, and where nothing has been committed
 # yet, it is those path runs that are shown, and the line says so.
 
-
 # %%
-def measured(name):
-    """Records of a group, its rows run where this profile can run them, and the table of them."""
-    group = wanted.groups()[name]
-    runs = profile in group.profiles or (profile in ("quick", "smoke") and "quick" in group.profiles)
-    records = wanted.measure(name, profile=profile, device=device) if runs else wanted.records(name)
-    return records, wanted.table(name, records) if records else pd.DataFrame({"row": []})
-
-
-def summarise(table, columns, label):
-    """One line per row of a group, in order: heading → column of the records, mean ± standard deviation over seeds."""
-    lines = []
-    for (row,), group in table.groupby(["row"], sort=False):
-        line = {label: row}
-        for heading, column in columns.items():
-            values = group[column].dropna() if column in group else pd.Series(dtype=float)
-            line[heading] = plus_minus(values.mean(), values.std()) if len(values) else "–"
-        lines.append(line | {"seeds": len(group)})
-    return pd.DataFrame(lines, columns=None if lines else [label])
-
-
 ACCURACY = {"test accuracy, %": "test_accuracy", "training accuracy, %": "train_accuracy"}
-components, by_component = measured("bcnn/components")
+components, by_component = measure("bcnn/components")
 
 # %% [markdown]
 # ### Root and norm
@@ -612,7 +593,7 @@ table.insert(1, "learning rate", [f"{rates[row]:g}" for row in table["pooling"]]
 show_table(table, foot=provenance_line(components))
 
 # %%
-by_rates, by_rate = measured("bcnn/rates")
+by_rates, by_rate = measure("bcnn/rates")
 
 # %% tags=["table"]
 show_table(
@@ -625,7 +606,7 @@ show_table(
 # 262,144 numbers as in the paper. It is not the published benchmark: compare rows, not papers.
 
 # %%
-cars, by_car = measured("bcnn/cars")
+cars, by_car = measure("bcnn/cars")
 
 # %% tags=["table"]
 show_table(summarise(by_car, ACCURACY, "pooling"), foot=provenance_line(cars))
@@ -637,8 +618,8 @@ show_table(summarise(by_car, ACCURACY, "pooling"), foot=provenance_line(cars))
 # kind of row: one stream, made wider until it costs as much.
 
 # %%
-streams, by_stream = measured("bcnn/streams")
-car_streams, by_car_stream = measured("bcnn/cars_streams")
+streams, by_stream = measure("bcnn/streams")
+car_streams, by_car_stream = measure("bcnn/cars_streams")
 
 # %% tags=["table"]
 costs = {}
@@ -667,7 +648,7 @@ show_table(summarise(by_car_stream, ACCURACY, "streams, cars"), foot=provenance_
 # cost, at an equal number of epochs?
 
 # %%
-phases, by_phase = measured("bcnn/phases")
+phases, by_phase = measure("bcnn/phases")
 
 # %% tags=["table"]
 show_table(summarise(by_phase, ACCURACY, "share of the epochs for the head alone"), foot=provenance_line(phases))

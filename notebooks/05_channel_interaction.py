@@ -30,6 +30,7 @@ data = ""
 device = "auto"
 
 # %%
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,10 +58,11 @@ from fgvc_lib.measures.channels import channel_parts_of, compare_channels
 from fgvc_lib.methods.cin import CIN
 from fgvc_lib.results import benchmarks, wanted
 from fgvc_lib.results.plots import COLORS, curve, show, show_table, style
-from fgvc_lib.results.tables import plus_minus, provenance_line
+from fgvc_lib.results.tables import plus_minus, provenance_line, summarise
 
 CHAPTER = "05_channel_interaction"
 device = None if device == "auto" else device
+measure = partial(wanted.measure, profile=profile, device=device)
 style()
 
 # %% [markdown]
@@ -214,8 +216,8 @@ show_table(
     pd.DataFrame(
         {
             "network": row,
-            "test accuracy, %": plus_minus(record.final["test_accuracy"], float("nan")),
-            "training accuracy, %": plus_minus(record.final["train_accuracy"], float("nan")),
+            "test accuracy, %": plus_minus([record.final["test_accuracy"]]),
+            "training accuracy, %": plus_minus([record.final["train_accuracy"]]),
             "parameters at inference": f"{sum(p.numel() for n, p in method.named_parameters() if not n.startswith(('cci', 'project'))):,}",
             "training, s": f"{record.timing['train_seconds']:.0f}",
         }
@@ -378,36 +380,15 @@ show_table(pd.DataFrame([line]), foot=f"{len(some)} test images. {provenance_lin
 # in the quick profile, every row was also run for two steps to prove that it still runs, and where nothing has been committed yet, it is those path
 # runs that are shown, and the line says so.
 
-
 # %%
-def measured(name):
-    """Records of a group, its rows run where this profile can run them, and the table of them."""
-    group = wanted.groups()[name]
-    runs = profile in group.profiles or (profile in ("quick", "smoke") and "quick" in group.profiles)
-    records = wanted.measure(name, profile=profile, device=device) if runs else wanted.records(name)
-    return records, wanted.table(name, records) if records else pd.DataFrame({"row": []})
-
-
-def summarise(table, columns, label):
-    """One line per row of a group, in order: heading → column of the records, mean ± standard deviation over seeds."""
-    lines = []
-    for (row,), group in table.groupby(["row"], sort=False):
-        line = {label: row}
-        for heading, column in columns.items():
-            values = group[column].dropna() if column in group else pd.Series(dtype=float)
-            kind = {} if heading.endswith("%") else {"scale": 1, "digits": 2}
-            line[heading] = plus_minus(values.mean(), values.std(), **kind) if len(values) else "–"
-        lines.append(line | {"seeds": len(group)})
-    return pd.DataFrame(lines, columns=None if lines else [label])
-
-
-components, by_component = measured("cin/components")
-untrained, by_untrained = measured("cin/parts")
+components, by_component = measure("cin/components")
+untrained, by_untrained = measure("cin/parts")
 
 # %% tags=["table"]
 both = pd.concat([by_untrained, by_component])
 both = both[both["row"].isin(["SCI, not trained", "baseline", "Pos-SCI", "SCI", "SCI + CCI"])]
-columns = {title: f"complements/{key}" for title, key in (KINDS | HOW).items()}
+columns = {title: f"complements/{key}" for title, key in KINDS.items()}
+columns |= {title: (f"complements/{key}", 1, 2) for title, key in HOW.items()}
 show_table(summarise(both, columns, "network"), foot=provenance_line([*untrained, *components]))
 
 # %% [markdown]
@@ -552,8 +533,7 @@ found = {kind: interact(*pair) for kind, pair in pairs.items()}
 # %% tags=["table"]
 show_table(
     pd.DataFrame(
-        {"pairs": kind}
-        | {name: plus_minus(v.mean().item(), v.std().item(), scale=1, digits=2) for name, v in numbers.items()}
+        {"pairs": kind} | {name: plus_minus(v.tolist(), scale=1, digits=2) for name, v in numbers.items()}
         for kind, (numbers, _) in found.items()
     ),
     foot=f"Mean ± standard deviation over pairs. {provenance_line([trained['SCI + CCI'][1]])}",
@@ -606,8 +586,8 @@ show_table(summarise(by_component, ACCURACY, "network"), foot=provenance_line(co
 # slower rows? And do they catch up in three times the epochs?
 
 # %%
-rates, by_rate = measured("cin/rates")
-longer, by_longer = measured("cin/longer")
+rates, by_rate = measure("cin/rates")
+longer, by_longer = measure("cin/longer")
 
 # %% tags=["table"]
 show_table(
@@ -622,12 +602,13 @@ show_table(summarise(by_longer, ACCURACY, "network, three times the epochs"), fo
 # And on crops of part of Stanford Cars {footcite:p}`krause2013object`, from scratch on one GPU; compare rows, not papers. The second table is the same with a deeper network.
 
 # %%
-cars, by_car = measured("cin/cars")
-deep_cars, by_deep_car = measured("cin/cars_depth")
+cars, by_car = measure("cin/cars")
+deep_cars, by_deep_car = measure("cin/cars_depth")
 
 # %% tags=["table"]
-table = pd.concat([by_car, by_deep_car]) if len(by_car) + len(by_deep_car) else by_car
-show_table(summarise(table, ACCURACY, "network, cars"), foot=provenance_line([*cars, *deep_cars]))
+show_table(
+    summarise(pd.concat([by_car, by_deep_car]), ACCURACY, "network, cars"), foot=provenance_line([*cars, *deep_cars])
+)
 
 # %% [markdown]
 # What the paper reports on Caltech-UCSD Birds with a pretrained ResNet-50 at 448 pixels, as far as a published note on it quotes the numbers: 84.9 for the baseline, 87.1 with
@@ -637,13 +618,13 @@ show_table(summarise(table, ACCURACY, "network, cars"), foot=provenance_line([*c
 # ### The scale, and φ at the start
 
 # %%
-scales, by_scale = measured("cin/scale")
+scales, by_scale = measure("cin/scale")
 
 # %% tags=["table"]
 columns = ACCURACY | {
-    "channels mixed": "complements/mixed",
-    "silent among the complementary": "complements/silent",
-    "silent channels": "complements/silent_chance",
+    "channels mixed": ("complements/mixed", 1, 2),
+    "silent among the complementary": ("complements/silent", 1, 2),
+    "silent channels": ("complements/silent_chance", 1, 2),
 }
 show_table(summarise(by_scale, columns, "SCI with"), foot=provenance_line(scales))
 
@@ -652,7 +633,7 @@ show_table(summarise(by_scale, columns, "SCI with"), foot=provenance_line(scales
 # that a block with random $\varphi$ would disturb as well; what it does about that is not said. The ablation again, all with $\varphi = 0$ at first:
 
 # %%
-starts, by_start = measured("cin/start")
+starts, by_start = measure("cin/start")
 
 # %% tags=["table"]
 show_table(summarise(by_start, ACCURACY, "network, φ = 0 at first"), foot=provenance_line(starts))
@@ -664,7 +645,7 @@ show_table(summarise(by_start, ACCURACY, "network, φ = 0 at first"), foot=prove
 # {footcite:p}`dubey2018pairwise`, which does the opposite of pushing apart: it holds the *predictions* for different classes together, against over-confidence.
 
 # %%
-losses, by_loss = measured("cin/losses")
+losses, by_loss = measure("cin/losses")
 
 # %% tags=["table"]
 show_table(summarise(by_loss, ACCURACY, "added loss"), foot=provenance_line(losses))
@@ -675,7 +656,7 @@ show_table(summarise(by_loss, ACCURACY, "added loss"), foot=provenance_line(loss
 # Does a deeper network, whose channels have interacted more often already, gain less?
 
 # %%
-depths, by_depth = measured("cin/depth")
+depths, by_depth = measure("cin/depth")
 
 # %% tags=["table"]
 show_table(summarise(by_depth, ACCURACY, "network"), foot=provenance_line(depths))
@@ -688,7 +669,7 @@ show_table(summarise(by_depth, ACCURACY, "network"), foot=provenance_line(depths
 # stands beside itself, with the same batches.
 
 # %%
-plugs, by_plug = measured("cin/plug")
+plugs, by_plug = measure("cin/plug")
 
 # %% tags=["table"]
 show_table(summarise(by_plug, ACCURACY, "method"), foot=provenance_line(plugs))
@@ -697,8 +678,8 @@ show_table(summarise(by_plug, ACCURACY, "method"), foot=provenance_line(plugs))
 # ### α and β
 
 # %%
-alphas, by_alpha = measured("cin/alpha")
-margins, by_margin = measured("cin/margin")
+alphas, by_alpha = measure("cin/alpha")
+margins, by_margin = measure("cin/margin")
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(7.6, 3), sharey=True)

@@ -32,6 +32,7 @@ device = "auto"
 
 # %%
 import time
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -56,10 +57,11 @@ from fgvc_lib.measures.sampling import area_magnification, attention_maps, consi
 from fgvc_lib.methods.tasn import RELEASED, TASN
 from fgvc_lib.results import benchmarks, wanted
 from fgvc_lib.results.plots import COLORS, curve, show, show_table, style
-from fgvc_lib.results.tables import plus_minus, provenance_line
+from fgvc_lib.results.tables import provenance_line, summarise
 
 CHAPTER = "06_tasn"
 device = None if device == "auto" else device
+measure = partial(wanted.measure, profile=profile, device=device)
 style()
 
 # %% [markdown]
@@ -619,52 +621,32 @@ show(
 
 
 # %%
-def measured(name: str) -> list:
-    """The records of a group; a group that this profile does not have is run for its few quick steps."""
-    has = profile in wanted.groups()[name].profiles
-    return wanted.measure(name, profile=profile if has else "quick", device=device)
-
-
-def by_row(name: str, records: list, columns: dict[str, tuple[str, float, int]], label: str) -> pd.DataFrame:
-    """Mean ± standard deviation over seeds of each row of a group; a column that no run has measured is left out."""
-    table = wanted.table(name, records)
-    lines = []
-    for (row,), group in table.groupby(["row"], sort=False):
-        line = {label: row}
-        for title, (value, scale, digits) in columns.items():
-            if value in table:
-                found = group[value].dropna()
-                line[title] = plus_minus(found.mean(), found.std(), scale=scale, digits=digits) if len(found) else "–"
-        lines.append(line | {"seeds": len(group)})
-    return pd.DataFrame(lines)
-
-
-ACCURACY = {"accuracy, %": ("test_accuracy", 100, 1)}
+ACCURACY = {"accuracy, %": "test_accuracy"}
 MAGNIFICATION = {
     "magnification by structure": ("magnification/structure", 1, 2),
     "by detail": ("magnification/detail", 1, 2),
     "by the best channel": ("magnification/detail_best", 1, 2),
 }
 NETS = {
-    "master, %": ("part_net/master", 100, 1),
-    "part net, %": ("part_net/part", 100, 1),
-    "both, %": ("part_net/both", 100, 1),
-    "attention net, %": ("part_net/attention", 100, 1),
+    "master, %": "part_net/master",
+    "part net, %": "part_net/part",
+    "both, %": "part_net/both",
+    "attention net, %": "part_net/attention",
 }
 
-components = measured("tasn/components")
+components, by_component = measure("tasn/components")
 
 # %% tags=["table"]
-show_table(by_row("tasn/components", components, ACCURACY | MAGNIFICATION, "birds"), foot=provenance_line(components))
+show_table(summarise(by_component, ACCURACY | MAGNIFICATION, "birds"), foot=provenance_line(components))
 
 # %% [markdown]
 # The same rows on photographs, where parts are not known:
 
 # %%
-cars = measured("tasn/cars")
+cars, by_car = measure("tasn/cars")
 
 # %% tags=["table"]
-show_table(by_row("tasn/cars", cars, ACCURACY, "car crops"), foot=provenance_line(cars))
+show_table(summarise(by_car, ACCURACY, "car crops"), foot=provenance_line(cars))
 
 # %% [markdown]
 # The set of car crops has 6,179 training and 1,965 test images, cut from the official *training* images of Stanford Cars {footcite:p}`krause2013object`; numbers on it compare
@@ -695,7 +677,7 @@ print(f"entropy {entropy} = (0 + 1½) / 2 bits")
 # differ in what is made of them.
 
 # %%
-normalisation = measured("tasn/normalisation")
+normalisation, by_normalisation = measure("tasn/normalisation")
 CONSISTENCY = {
     "agreement, raw": ("channel_parts/raw/agreement", 1, 3),
     "agreement": ("channel_parts/trilinear/agreement", 1, 3),
@@ -706,13 +688,11 @@ CONSISTENCY = {
 }
 
 # %% tags=["table"]
-show_table(
-    by_row("tasn/normalisation", normalisation, CONSISTENCY, "normalisation"), foot=provenance_line(normalisation)
-)
+show_table(summarise(by_normalisation, CONSISTENCY, "normalisation"), foot=provenance_line(normalisation))
 
 # %% tags=["table"]
 show_table(
-    by_row("tasn/normalisation", normalisation, ACCURACY | MAGNIFICATION, "normalisation"),
+    summarise(by_normalisation, ACCURACY | MAGNIFICATION, "normalisation"),
     foot=provenance_line(normalisation),
 )
 
@@ -723,10 +703,10 @@ show_table(
 # the nearest visible point within a tenth of the image's side), an attention net trained from nothing on 27 images a class gives:
 
 # %%
-real = measured("tasn/real_parts")
+real, by_real = measure("tasn/real_parts")
 
 # %% tags=["table"]
-show_table(by_row("tasn/real_parts", real, CONSISTENCY, "normalisation"), foot=provenance_line(real))
+show_table(summarise(by_real, CONSISTENCY, "normalisation"), foot=provenance_line(real))
 
 # %% [markdown]
 # ## How many parts does a random channel see?
@@ -741,7 +721,7 @@ show_table(by_row("tasn/real_parts", real, CONSISTENCY, "normalisation"), foot=p
 # %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(6, 3.2))
 draws = np.arange(1, 65)
-named = dict(zip(wanted.table("tasn/normalisation", normalisation)["row"], normalisation, strict=True))
+named = dict(zip(wanted.labels("tasn/normalisation", normalisation), normalisation, strict=True))
 for (row, found), color, dashes in zip(named.items(), COLORS, ("-", "--", "-.", ":"), strict=False):
     if found.arrays:
         ax.plot(draws, found.load_arrays()["channel_parts/trilinear/coverage"], color=color, ls=dashes, label=row)
@@ -765,13 +745,12 @@ show(
 # A curve that flattens early means that hundreds of channels are worth a few parts. More than one detail image in a step buys coverage faster, at the price of one more pass each:
 
 # %%
-details_of = measured("tasn/details")
+details_of, by_detail = measure("tasn/details")
 
 # %% tags=["table"]
 show_table(
-    by_row(
-        "tasn/details",
-        details_of,
+    summarise(
+        by_detail,
         ACCURACY | {"images/s": ("timing/images_per_second", 1, 0)},
         "detail images in a step",
     ),
@@ -786,10 +765,10 @@ show_table(
 # the part net it is a new kind of image.
 
 # %%
-teaching = measured("tasn/teaching")
+teaching, by_teaching = measure("tasn/teaching")
 
 # %% tags=["table"]
-show_table(by_row("tasn/teaching", teaching, ACCURACY | NETS, "the two nets"), foot=provenance_line(teaching))
+show_table(summarise(by_teaching, ACCURACY | NETS, "the two nets"), foot=provenance_line(teaching))
 
 # %% [markdown]
 # The PyTorch port of the released code reports, for CUB, 85.5 % for the master alone and 86.2 % together with the part net, both without distillation.
@@ -797,18 +776,14 @@ show_table(by_row("tasn/teaching", teaching, ACCURACY | NETS, "the two nets"), f
 # ### Temperature and weight
 
 # %%
-temperature = measured("tasn/temperature")
-weight = measured("tasn/weight")
+temperature, by_temperature = measure("tasn/temperature")
+weight, by_weight = measure("tasn/weight")
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True)
-for ax, name, found, label in (
-    (axes[0], "tasn/temperature", temperature, "T (λ = 1)"),
-    (axes[1], "tasn/weight", weight, "λ (T = 10)"),
-):
-    table = wanted.table(name, found)
+for ax, table, label in ((axes[0], by_temperature, "T (λ = 1)"), (axes[1], by_weight, "λ (T = 10)")):
     labels = list(dict.fromkeys(table["row"]))
-    table["place"] = table["row"].map({row: place for place, row in enumerate(labels)})
+    table = table.assign(place=table["row"].map({row: place for place, row in enumerate(labels)}))
     swept = table[~table["row"].str.contains("times")]
     curve(ax, list(range(len(labels))), swept, "place", "test_accuracy", color=COLORS[0])
     other = table[table["row"].str.contains("times")]
@@ -826,8 +801,8 @@ show(
 # %% tags=["table"]
 both = pd.concat(
     [
-        by_row("tasn/temperature", temperature, ACCURACY, "setting").assign(setting=lambda t: "T = " + t["setting"]),
-        by_row("tasn/weight", weight, ACCURACY, "setting").assign(setting=lambda t: "λ = " + t["setting"]),
+        summarise(by_temperature, ACCURACY, "setting").assign(setting=lambda t: "T = " + t["setting"]),
+        summarise(by_weight, ACCURACY, "setting").assign(setting=lambda t: "λ = " + t["setting"]),
     ]
 )
 show_table(both, foot=provenance_line([*temperature, *weight]))
@@ -853,13 +828,12 @@ for passes in (False, True):
     )
 
 # %%
-gradient = measured("tasn/gradient")
+gradient, by_gradient = measure("tasn/gradient")
 
 # %% tags=["table"]
 show_table(
-    by_row(
-        "tasn/gradient",
-        gradient,
+    summarise(
+        by_gradient,
         ACCURACY | {"attention net, %": NETS["attention net, %"]} | MAGNIFICATION,
         "the attention net learns from",
     ),
@@ -1045,11 +1019,11 @@ for detached in (True, False):
 # What the differences are worth, one at a time and all together:
 
 # %%
-released = measured("tasn/released")
+released, by_variant = measure("tasn/released")
 assert wanted.groups()["tasn/released"].rows["all of the released code"]["method_args"] == RELEASED
 
 # %% tags=["table"]
-show_table(by_row("tasn/released", released, ACCURACY | MAGNIFICATION, "variant"), foot=provenance_line(released))
+show_table(summarise(by_variant, ACCURACY | MAGNIFICATION, "variant"), foot=provenance_line(released))
 
 # %% [markdown]
 # ## Exercises

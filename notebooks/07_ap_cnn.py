@@ -31,6 +31,7 @@ data = ""
 device = "auto"
 
 # %%
+from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -54,11 +55,12 @@ from fgvc_lib.methods.ap_cnn import APCNN
 from fgvc_lib.methods.baseline import Baseline
 from fgvc_lib.results import benchmarks, wanted
 from fgvc_lib.results.plots import COLORS, show, show_table, style
-from fgvc_lib.results.tables import plus_minus, provenance_line
+from fgvc_lib.results.tables import plus_minus, provenance_line, summarise
 from fgvc_lib.train import build
 
 CHAPTER = "07_ap_cnn"
 device = None if device == "auto" else device
+measure = partial(wanted.measure, profile=profile, device=device)
 style()
 
 # %% [markdown]
@@ -388,7 +390,7 @@ def normalised(indices):
 # %% tags=["table"]
 line = {"epochs": record.config["epochs"]}
 for what, key in {"both stages": "test_accuracy", "stage one": "stages/stage1", "stage two": "stages/stage2"}.items():
-    line[f"test accuracy, {what}, %"] = plus_minus(record.final[key], float("nan"))
+    line[f"test accuracy, {what}, %"] = plus_minus([record.final[key]])
 line["training, s"] = f"{record.timing['train_seconds']:.0f}"
 show_table(pd.DataFrame([line]), foot=provenance_line([record]))
 
@@ -542,35 +544,8 @@ show_table(
 # this page was built in the quick profile, every row was also run for two steps to prove that it still runs, and where nothing
 # has been committed yet, it is those path runs that are shown, and the line says so.
 
-
 # %%
-def measured(name):
-    """Records of a group, its rows run where this profile can run them, and the table of them."""
-    group = wanted.groups()[name]
-    runs = profile in group.profiles or (profile in ("quick", "smoke") and "quick" in group.profiles)
-    records = wanted.measure(name, profile=profile, device=device) if runs else wanted.records(name)
-    return records, wanted.table(name, records) if records else pd.DataFrame({"row": []})
-
-
-def spread(group, column, **kind):
-    """Mean ± standard deviation over seeds; a dash for what was not measured."""
-    values = group[column].dropna() if column in group else []
-    return plus_minus(values.mean(), values.std(), **kind) if len(values) else "–"
-
-
-def summarise(table, columns, label):
-    """One line per row of a group: heading → column of the records, or (column, format)."""
-    lines = []
-    for (row,), group in table.groupby(["row"], sort=False):
-        line = {label: row}
-        for heading, column in columns.items():
-            name, kind = column if isinstance(column, tuple) else (column, {})
-            line[heading] = spread(group, name, **kind)
-        lines.append(line | {"seeds": len(group)})
-    return pd.DataFrame(lines)
-
-
-components, by_component = measured("ap/components")
+components, by_component = measure("ap/components")
 
 # %% tags=["table"]
 lines = []
@@ -581,9 +556,9 @@ for row in ("two stages, not trained", "two stages"):
             {
                 "network": row,
                 "boxes": name,
-                "recall of the deciding part, %": spread(group, f"roi_parts/{name}/recall"),
-                "of the next image's part, %": spread(group, f"roi_parts/{name}/recall_elsewhere"),
-                "a box's area, % of the image": spread(group, f"roi_parts/{name}/area"),
+                "recall of the deciding part, %": plus_minus(group.get(f"roi_parts/{name}/recall", [])),
+                "of the next image's part, %": plus_minus(group.get(f"roi_parts/{name}/recall_elsewhere", [])),
+                "a box's area, % of the image": plus_minus(group.get(f"roi_parts/{name}/area", [])),
             }
         )
 show_table(pd.DataFrame(lines), foot=provenance_line(components))
@@ -609,11 +584,13 @@ for row in ("two stages, not trained", "one stage", "two stages"):
             {
                 "network": row,
                 "mask": name,
-                "peak on the deciding part, %": spread(group, f"roi_parts/{name}/pointing"),
-                "on the next image's, %": spread(group, f"roi_parts/{name}/pointing_elsewhere"),
-                "on any part of the bird, %": spread(group, f"roi_parts/{name}/pointing_any"),
-                "mass on the deciding part, × even": spread(group, f"roi_parts/{name}/mass", scale=1, digits=2),
-                "below 0.01 or above 0.99, %": spread(group, f"roi_parts/{name}/saturated"),
+                "peak on the deciding part, %": plus_minus(group.get(f"roi_parts/{name}/pointing", [])),
+                "on the next image's, %": plus_minus(group.get(f"roi_parts/{name}/pointing_elsewhere", [])),
+                "on any part of the bird, %": plus_minus(group.get(f"roi_parts/{name}/pointing_any", [])),
+                "mass on the deciding part, × even": plus_minus(
+                    group.get(f"roi_parts/{name}/mass", []), scale=1, digits=2
+                ),
+                "below 0.01 or above 0.99, %": plus_minus(group.get(f"roi_parts/{name}/saturated", [])),
             }
         )
 show_table(pd.DataFrame(lines), foot=provenance_line(components))
@@ -651,21 +628,21 @@ with torch.no_grad():
 # from scratch, we ask only this: do the boxes hold the visible points, and does the mask's peak lie within 1/16 of the image's side of one?
 
 # %%
-photographs, by_training = measured("ap/points")
+photographs, by_training = measure("ap/points")
 
 # %% tags=["table"]
 lines = []
-for (row,), group in by_training.groupby(["row"], sort=False):
+for row, group in by_training.groupby("row", sort=False):
     for name in (*LEVELS, "all", "union"):
         lines.append(
             {
                 "network": row,
                 "boxes, mask": name,
-                "visible points in the boxes, %": spread(group, f"roi_points/{name}/points"),
-                "the next image's points, %": spread(group, f"roi_points/{name}/points_elsewhere"),
-                "a box's area, %": spread(group, f"roi_points/{name}/area"),
-                "peak near a point, %": spread(group, f"roi_points/{name}/pointing"),
-                "near the next image's, %": spread(group, f"roi_points/{name}/pointing_elsewhere"),
+                "visible points in the boxes, %": plus_minus(group.get(f"roi_points/{name}/points", [])),
+                "the next image's points, %": plus_minus(group.get(f"roi_points/{name}/points_elsewhere", [])),
+                "a box's area, %": plus_minus(group.get(f"roi_points/{name}/area", [])),
+                "peak near a point, %": plus_minus(group.get(f"roi_points/{name}/pointing", [])),
+                "near the next image's, %": plus_minus(group.get(f"roi_points/{name}/pointing_elsewhere", [])),
             }
         )
 show_table(pd.DataFrame(lines, columns=None if lines else ["network"]), foot=provenance_line(photographs))
@@ -687,7 +664,7 @@ STAGES = {
 }
 trained_rows = by_component[by_component["row"] != "two stages, not trained"]
 show_table(
-    summarise(trained_rows, STAGES | {"images/s": ("timing/images_per_second", {"scale": 1, "digits": 0})}, "network"),
+    summarise(trained_rows, STAGES | {"images/s": ("timing/images_per_second", 1, 0)}, "network"),
     foot=provenance_line(components),
 )
 
@@ -696,8 +673,8 @@ show_table(
 # from what pyramid and heads bring.
 
 # %%
-gates, by_gate = measured("ap/gates")
-levels_found, by_levels = measured("ap/levels")
+gates, by_gate = measure("ap/gates")
+levels_found, by_levels = measure("ap/levels")
 
 # %% tags=["table"]
 POINTING = {f"pointing, {level[-1]}, %": f"roi_parts/{level}/pointing" for level in LEVELS}
@@ -719,8 +696,8 @@ show_table(
 # 0.3, 0.4, 0. The last row drops the largest box too, which at 4/7 of the image may be the whole bird.
 
 # %%
-drops, by_drop = measured("ap/drop")
-borders, by_border = measured("ap/border")
+drops, by_drop = measure("ap/drop")
+borders, by_border = measure("ap/border")
 
 # %% tags=["table"]
 show_table(summarise(by_drop, STAGES, "rates"), foot=provenance_line(drops))
@@ -766,14 +743,14 @@ show_table(
 # benchmark: compare rows, not papers.
 
 # %%
-plain_cars, by_plain = measured("ap/cars_plain")
-cars, by_cars = measured("ap/cars")
-car_gates, by_car_gate = measured("ap/cars_gates")
+plain_cars, by_plain = measure("ap/cars_plain")
+cars, by_cars = measure("ap/cars")
+car_gates, by_car_gate = measure("ap/cars_gates")
 
 # %% tags=["table"]
 columns = STAGES | {
-    "images/s": ("timing/images_per_second", {"scale": 1, "digits": 0}),
-    "peak memory, GB": ("memory/peak_bytes", {"scale": 1e-9, "digits": 2}),
+    "images/s": ("timing/images_per_second", 1, 0),
+    "peak memory, GB": ("memory/peak_bytes", 1e-9, 2),
 }
 show_table(
     summarise(pd.concat([by_plain, by_cars, by_car_gate]), columns, "network"),

@@ -28,6 +28,7 @@ device = "auto"
 
 # %%
 from collections import Counter
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,8 +37,10 @@ import pandas as pd
 from fgvc_lib.measures.predictions import bootstrap
 from fgvc_lib.results import claims, published, recorded, wanted
 from fgvc_lib.results.plots import COLORS, show, show_table, style
-from fgvc_lib.results.tables import paired, plus_minus, provenance_line
+from fgvc_lib.results.tables import paired, plus_minus, provenance_line, summarise
 
+device = None if device == "auto" else device
+measure = partial(wanted.measure, profile=profile, device=device)
 style()
 
 # %% [markdown]
@@ -85,38 +88,55 @@ show_table(
 
 # %% tags=["table", "hide-input"]
 ledger = [(claim, claims.judge(claim)) for claim in claims.claims()]
-rows = []
-for claim, verdict in ledger:
-    scale = 100 if verdict.unit in ("%", "points") else 1
-    effect = ""
-    if np.isfinite(verdict.effect):
-        effect = f"{scale * verdict.effect:+.3g}" if verdict.records else f"{verdict.effect:.3g}"
-        if np.isfinite(verdict.low):
-            effect += f" [{scale * verdict.low:+.3g}, {scale * verdict.high:+.3g}]"
-        effect += f" {verdict.unit}"
-    rows.append(
-        {
-            "claim": f"{claim.method}: {claim.claim}",
-            "verdict": verdict.verdict,
-            "measured effect": effect,
-            "pairs": verdict.seeds or "",
-            "measured in": f"{claim.chapter}, {claim.anchor}",
-            "how": verdict.why,
-            "claimed in": claim.source,
-        }
+methods = list(dict.fromkeys(claim.method for claim, _ in ledger))
+
+
+def written(value, unit, sign="+"):
+    """Points with one decimal, ratios and counts with three digits."""
+    if unit in ("%", "points"):
+        return f"{100 * value:{sign}.1f}"
+    return f"{value:{sign},.0f}" if abs(value) >= 100 else f"{value:{sign}.3g}"
+
+
+for method in methods:
+    own = [(claim, verdict) for claim, verdict in ledger if claim.method == method]
+    lines = []
+    for claim, verdict in own:
+        signed = "+" if verdict.records else ""  # a benchmark is a number, not a difference
+        known = np.isfinite(verdict.effect)
+        lines.append(
+            {
+                "claim": claim.claim,
+                "verdict": verdict.verdict,
+                "effect": f"{written(verdict.effect, verdict.unit, signed)} {verdict.unit}" if known else "",
+                "95 % interval": f"[{written(verdict.low, verdict.unit)}, {written(verdict.high, verdict.unit)}]"
+                if np.isfinite(verdict.low)
+                else "",
+                "pairs": verdict.seeds or "",
+            }
+        )
+    show_table(
+        pd.DataFrame(lines),
+        title=method,
+        links={"claim": [f"{claim.chapter}.html#{claim.anchor}" for claim, _ in own]},
     )
-LINK = {claim.id: f"{claim.chapter}.html#{claim.anchor}" for claim, _ in ledger}
-table = pd.DataFrame(rows)
+
+# %% [markdown]
+# A claim leads to the figure or section that measures it; *pairs* are seeds. Where the effect is empty, the claim holds by construction and a test
+# asserts it, or it cannot be tested here. Which rows were compared, which test, what keeps it from being tested, and where the paper claims it:
+
+# %% tags=["table", "hide-cell"]
 used = {record.id: record for _, verdict in ledger for record in verdict.records}
 show_table(
-    table,
+    pd.DataFrame(
+        {"claim": f"{claim.method}: {claim.claim}", "judged by": verdict.why, "claimed in": claim.source}
+        for claim, verdict in ledger
+    ),
     foot=provenance_line(list(used.values())),
-    links={"measured in": [LINK[claim.id] for claim, _ in ledger]},
 )
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 order = list(claims.VERDICTS)
-methods = list(dict.fromkeys(claim.method for claim, _ in ledger))
 figure, ax = plt.subplots(figsize=(8, 3.2))
 left = np.zeros(len(methods))
 hatches = ("", "//", "..", "xx", "--")
@@ -150,7 +170,7 @@ print(", ".join(f"{counts[v]} {v}" for v in claims.VERDICTS if counts[v]), f"of 
 # A method must not win because its learning rate was tuned and its rival's was not. Each gets three rates: its default, a third of it and
 # three times it, two runs each on seeds that are used for nothing else. The mean accuracy on the validation split chooses; a run that diverges counts as zero:
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 found = wanted.records("compare/rates")
 trials = wanted.table("compare/rates", found)
 lines = []
@@ -171,10 +191,9 @@ show_table(pd.DataFrame(lines), foot=provenance_line(found))
 # test `tests/results/test_protocol.py` fails when the comparison takes another rate than the arrow's.
 
 # %%
-device = None if device == "auto" else device
 names = ("compare/birds", "compare/cars_small", "compare/cars")
-compared = {name: wanted.measure(name, profile=profile, device=device) for name in names}
-tables = {name: wanted.table(name, records) for name, records in compared.items() if records}
+compared = {name: measure(name) for name in names}
+tables = {name: table for name, (_, table) in compared.items() if len(table)}
 
 
 # %% tags=["table"]
@@ -184,11 +203,11 @@ def right(records):
 
 
 def comparison(name: str) -> pd.DataFrame:
-    records, runs = compared[name], tables[name]
+    records, runs = compared[name]
     first = runs["row"].iloc[0]
     lines = []
-    for (row,), group in runs.groupby(["row"], sort=False):
-        line = {"method": row, "accuracy, %": plus_minus(group["test_accuracy"].mean(), group["test_accuracy"].std())}
+    for row, group in runs.groupby("row", sort=False):
+        line = {"method": row, "accuracy, %": plus_minus(group["test_accuracy"])}
         if row != first:
             gain = paired(group, runs[runs["row"] == first], "test_accuracy")
             line["over the first row, points"] = f"{100 * gain['mean']:+.1f}"
@@ -200,13 +219,13 @@ def comparison(name: str) -> pd.DataFrame:
             if len(mine) == len(base) and all("correct/test" in r.arrays for r in mine + base):
                 low, high = bootstrap(right(mine), right(base))
                 line["95 % over images"] = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
-        line["seeds"] = len(group)
-        lines.append(line)
-    return pd.DataFrame(lines).fillna("")
+        lines.append(line | {"seeds": len(group)})
+    table = pd.DataFrame(lines).fillna("")
+    return table[[column for column in table if column != "seeds"] + ["seeds"]]
 
 
-for name in tables:
-    show_table(comparison(name), foot=provenance_line(compared[name]))
+for name, runs in tables.items():
+    show_table(comparison(name), title=runs["dataset"].iloc[0], foot=provenance_line(compared[name][0]))
 
 # %% [markdown]
 # The first interval asks *what if we trained again*, the second *what if the test set held other images*. A difference that
@@ -214,43 +233,53 @@ for name in tables:
 #
 # ### What it costs
 
-# %% tags=["table"]
-costs = []
+# %% tags=["table", "hide-input"]
 for runs in tables.values():
     base = runs[runs["row"] == runs["row"].iloc[0]]
-    for (row,), group in runs.groupby(["row"], sort=False):
+    costs = []
+    for row, group in runs.groupby("row", sort=False):
+        times = {
+            kind: group[column].mean() / base[column].mean()
+            for kind, column in {"predict": "cost/multiply_adds", "train": "cost/train_multiply_adds"}.items()
+        }
         costs.append(
             {
-                "data": group["dataset"].iloc[0],
                 "method": row,
-                "parameters for prediction": f"{group['cost/parameters_used'].mean() / 1e6:.2f} M",
-                "multiply-adds, prediction": f"{group['cost/multiply_adds'].mean() / base['cost/multiply_adds'].mean():.2f} ×",
-                "multiply-adds, training": f"{group['cost/train_multiply_adds'].mean() / base['cost/train_multiply_adds'].mean():.2f} ×",
-                "prediction, images/s": f"{group['cost/images_per_second'].median():,.0f}",
-                "training, images/s": f"{group['timing/images_per_second'].median():,.0f}",
+                "parameters": f"{group['cost/parameters_used'].mean() / 1e6:.2f} M",
+                "multiply-adds, predict": f"{times['predict']:.2f} ×",
+                "train": f"{times['train']:.2f} ×",
+                "images/s, predict": f"{group['cost/images_per_second'].median():,.0f}",
+                "train ": f"{group['timing/images_per_second'].median():,.0f}",
                 "peak memory": f"{group['memory/peak_bytes'].max() / 2**20:,.0f} MiB",
             }
         )
-show_table(
-    pd.DataFrame(costs),
-    foot="Multiply-adds are of one image, over those of the first row. Rates and memory are those of the machine that is named under the tables above, the other work on it included.",
-)
+    show_table(pd.DataFrame(costs), title=runs["dataset"].iloc[0])
 
-# %% tags=["figure"]
-figure, axes = plt.subplots(1, len(tables), figsize=(4.75 * len(tables), 3.8), squeeze=False)
+# %% [markdown]
+# Parameters are those that a prediction reads. Multiply-adds are of one image, over those of the first row, for a prediction and for a step of training. Rates and memory are
+# those of the machine that is named under the tables above, the other work on it included.
+
+# %% tags=["figure", "hide-input"]
+MARKS = "osDv^P*X"
+figure, axes = plt.subplots(1, len(tables), figsize=(3.6 * len(tables) + 2.2, 3.6), squeeze=False)
 for ax, runs in zip(axes.flat, tables.values(), strict=True):
-    for row, color in zip(runs["row"].unique(), COLORS, strict=False):
+    for row, color, mark in zip(runs["row"].unique(), COLORS, MARKS, strict=False):
         group = runs[runs["row"] == row]
         x, y = group["cost/multiply_adds"].mean() / 1e6, 100 * group["test_accuracy"]
-        ax.errorbar(x, y.mean(), yerr=y.std(), fmt="o", color=color, capsize=3)
-        ax.annotate(row, (x, y.mean()), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        ax.errorbar(x, y.mean(), yerr=y.std(), fmt=mark, color=color, capsize=3, label=row)
     ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ticks = [t for power in range(-1, 6) for t in (10**power, 2 * 10**power, 5 * 10**power) if low <= t <= high]
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.minorticks_off()
     ax.set(xlabel="multiply-adds of a prediction, millions", ylabel="test accuracy, %", title=runs["dataset"].iloc[0])
+if len(tables):
+    axes.flat[-1].legend(bbox_to_anchor=(1.02, 1), loc="upper left", fontsize=8)
 show(
     figure,
     name="fig-evidence-cost",
     caption="Accuracy against the cost of a prediction; bars are one standard deviation over seeds.",
-    alt="Scatter plots, one for each data set: test accuracy over multiply-adds of a prediction, a labelled point for each "
+    alt="Scatter plots, one for each data set: test accuracy over multiply-adds of a prediction, a marked point for each "
     "method.",
 )
 
@@ -262,15 +291,8 @@ show(
 # are ruled out before the network has looked at anything.
 
 # %% tags=["table"]
-bound = wanted.measure("birds/oracle", profile=profile, device=device)
-runs = wanted.table("birds/oracle", bound)
-show_table(
-    pd.DataFrame(
-        {"input": row, "accuracy, %": plus_minus(g["test_accuracy"].mean(), g["test_accuracy"].std()), "seeds": len(g)}
-        for (row,), g in runs.groupby(["row"], sort=False)
-    ),
-    foot=provenance_line(bound),
-)
+bound, by_input = measure("birds/oracle")
+show_table(summarise(by_input, {"accuracy, %": "test_accuracy"}, "input"), foot=provenance_line(bound))
 
 # %% [markdown]
 # ## The papers' protocols
@@ -279,14 +301,19 @@ show_table(
 # as its released code, its logs and its threads tell: input size, backbone, ImageNet weights, batch, epochs, rates and schedule. The comments there
 # name the source of each value, and what had to be filled in. A baseline with the same settings stands beside every method.
 #
-# The published figures are from `data/published.yaml`. A figure that we could not see quoted or listed is left out, so many cells are empty; what is
-# measured has its record.
+# The published figures are from `data/published.yaml`. A figure that we could not see quoted or listed is left out, and so is a row that has neither a figure
+# nor a record; what is measured has its record.
 
 # %% tags=["table"]
 protocols = published.table()
+known = protocols[(protocols["published, %"] != "") | (protocols["measured, %"] != "")]
+columns = ["experiment", "row", "published, %", "certainty", "source"]
+columns += ["measured, %"] if (known["measured, %"] != "").any() else []
+rest = protocols.drop(known.index)
 show_table(
-    protocols[["row", "published, %", "certainty", "source", "measured, %", "command"]],
-    foot=provenance_line(recorded(profiles=["paper"])),
+    known[columns],
+    foot=f"{len(rest)} more rows of {rest['experiment'].nunique()} experiments have no figure that we could read and no "
+    f"record yet. Measured: {provenance_line(recorded(profiles=['paper']))}",
 )
 
 # %% [markdown]
@@ -302,9 +329,10 @@ show_table(
 # fgvc runs --profile paper --dry-run --only mc/paper_cub --processes 8
 # ```
 #
-# One device measures an experiment and leaves its records with the command in the table. Several devices share each of its runs through `torchrun`:
+# One device measures an experiment and leaves its records with the first command. Several devices share each of its runs through `torchrun`:
 #
 # ```bash
+# fgvc runs --profile paper --only mc/paper_cub
 # torchrun --nproc-per-node 8 -m fgvc_lib runs --profile paper --only mc/paper_cub
 # ```
 #
@@ -316,19 +344,14 @@ show_table(
 # ## What has been measured, and what has not
 
 # %% tags=["table"]
-lines = [
-    {
-        "experiment": name,
-        "asks": wanted.groups()[name].asks,
-        "priority": wanted.groups()[name].priority,
-        "profile": kind,
-        "runs": runs,
-        "missing": missing,
-    }
-    for kind in ("cpu", "gpu", "paper")
-    for name, (runs, missing) in wanted.progress(kind).items()
-]
-show_table(pd.DataFrame(lines).sort_values(["priority", "experiment"], kind="stable"))
+progress = {kind: wanted.progress(kind) for kind in ("cpu", "gpu", "paper")}
+lines = []
+for name, group in sorted(wanted.groups().items(), key=lambda item: (item[1].priority, item[0])):
+    counts = {kind: found[name] for kind, found in progress.items() if name in found}
+    if counts:
+        done = {kind: f"{runs - missing} of {runs}" for kind, (runs, missing) in counts.items()}
+        lines.append({"experiment": name, "asks": group.asks, "priority": group.priority} | done)
+show_table(pd.DataFrame(lines).fillna("")[["experiment", "asks", "priority", *progress]])
 
 # %% [markdown]
 # Whoever has a GPU takes the next missing ones:

@@ -55,14 +55,17 @@ TEMPLATE = """\
 {%- block input -%}
 {%- set tags = cell.metadata.get("tags", []) -%}
 {%- if "remove-input" in tags -%}
-{%- elif "hide-input" in tags -%}
+{%- elif "hide-input" in tags or "hide-cell" in tags -%}
 <details><summary>Code</summary>{{ code(cell) }}</details>
 {%- else -%}
 {{ code(cell) }}
 {%- endif -%}
 {%- endblock input -%}
-{%- block output %}<div class="output">{{ super() }}</div>
-{% endblock output -%}
+{%- block output %}
+{%- if "hide-cell" in cell.metadata.get("tags", []) -%}
+<details><summary>Output</summary><div class="output">{{ super() }}</div></details>
+{% else %}<div class="output">{{ super() }}</div>
+{% endif %}{% endblock output -%}
 {%- block stream_stdout %}<pre tabindex="0">{{ output.text | ansi2html }}</pre>{% endblock -%}
 {%- block data_text %}<pre tabindex="0">{{ output.data["text/plain"] | ansi2html }}</pre>{% endblock -%}
 {%- block data_html %}<div class="table" tabindex="0">{{ output.data["text/html"] }}</div>{% endblock -%}

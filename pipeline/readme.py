@@ -66,7 +66,7 @@ def svg(tables: dict[str, pd.DataFrame]) -> str:
 
 
 def _rows(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    return [(str(row), group) for (row,), group in runs.groupby(["row"], sort=False)]
+    return [(str(row), group) for row, group in runs.groupby("row", sort=False)]
 
 
 def _panel(title: str, runs: pd.DataFrame, color: str) -> tuple[str, int]:
@@ -106,8 +106,7 @@ def block(tables: dict[str, pd.DataFrame]) -> str:
             cells = []
             for runs in tables.values():
                 found = runs[runs["row"] == method]["test_accuracy"]
-                spread = plus_minus(found.mean(), found.std())
-                cells.append(f"{spread} ({len(found)} seed{'s' * (len(found) > 1)})" if len(found) else "")
+                cells.append(f"{plus_minus(found)} ({len(found)} seed{'s' * (len(found) > 1)})" if len(found) else "")
             lines.append(f"| {method} | {' | '.join(cells)} |")
         lines += ["", "Mean ± standard deviation; small networks trained from scratch, one budget for all.", ""]
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-LONG = 40  # characters from which a cell of a table is a sentence, which reads from the left and needs a wide column
+LONG = 40  # characters from which words in a cell of a table are a sentence, which needs a wide column
+NUMBER = re.compile(r"[-+±−~≤≥<>[( ]*\d|[-–]?$")  # how a cell of numbers begins; or it is empty, or a dash
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#5D3A9B", "#1B1B1B", "#A6761D")
 """Okabe and Ito's palette, reordered and extended to ten; neighbours differ in lightness too."""
 
@@ -58,11 +60,14 @@ def show(figure: Figure, *, name: str, caption: str, alt: str) -> None:
     )
 
 
-def show_table(table: pd.DataFrame, *, foot: str = "", links: Mapping[str, Sequence[str]] | None = None) -> None:
-    """Display a table without its index.
+def show_table(
+    table: pd.DataFrame, *, title: str = "", foot: str = "", links: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Display a table without its index: words read from the left, numbers stand at the right.
 
     Args:
         table: of plain values; text is escaped.
+        title: a line above it.
         foot: a line below it, on where its numbers come from.
         links: column → one address a row, which its cells then lead to.
     """
@@ -73,14 +78,18 @@ def show_table(table: pd.DataFrame, *, foot: str = "", links: Mapping[str, Seque
         plain[column] = [
             f'<a href="{html.escape(a)}">{text}</a>' for a, text in zip(addresses, plain[column], strict=True)
         ]
-    for column in plain.columns:
-        if (
-            table[column].map(lambda value: len(str(value))).max() > LONG
-        ):  # sentences read from the left, in a wide column
-            plain[column] = [f'<div class="sentence">{text}</div>' for text in plain[column]]
-    plain.columns = pd.Index([html.escape(str(column)) for column in table.columns])
+    headings = {column: html.escape(str(column)) for column in table.columns}
+    for column, heading in headings.items():
+        texts = [str(value) for value in table[column]]
+        if not all(NUMBER.match(text) for text in texts):
+            kind = "sentence" if max(map(len, texts)) > LONG else "words"
+            plain[column] = [f'<div class="{kind}">{text}</div>' for text in plain[column]]
+            headings[column] = f'<div class="words">{heading}</div>'
+    plain.columns = pd.Index(headings.values())
     text = plain.to_html(index=False, border=0, classes="dataframe", justify="left", escape=False)
     text = text.replace("<th>", '<th scope="col">')
+    if title:
+        text = text.replace("<thead>", f"<caption>{html.escape(title)}</caption><thead>", 1)
     display(HTML(text + (f"<p><small>{html.escape(foot)}</small></p>" if foot else "")))  # type: ignore[no-untyped-call]
 
 

@@ -58,8 +58,8 @@ def figures(path: Path | None = None) -> list[Figure]:
 def table(path: Path | None = None) -> pd.DataFrame:
     """A line for every row of the ``paper`` profile's headline experiments, and for every figure published of it.
 
-    Columns ``experiment``, ``row``, ``published, %``, ``certainty``, ``source``, ``measured, %`` (mean ± standard
-    deviation over the seeds that have a committed record; empty without one) and ``command``.
+    Columns ``experiment``, ``row``, ``published, %``, ``certainty``, ``source`` and ``measured, %`` (mean ± standard
+    deviation over the seeds that have a committed record; empty without one).
     """
     quoted: dict[tuple[str, str], list[Figure]] = {}
     for figure in figures(path):
@@ -73,8 +73,7 @@ def table(path: Path | None = None) -> pd.DataFrame:
         for row in group.rows:
             accuracy = ""
             if measured is not None and (measured["row"] == row).any():
-                runs = measured[measured["row"] == row]["test_accuracy"]
-                accuracy = plus_minus(runs.mean(), runs.std(), digits=2)
+                accuracy = plus_minus(measured[measured["row"] == row]["test_accuracy"], digits=2)
             quotes: list[Figure | None] = [*quoted.pop((name, row), [])]
             for quote in quotes or [None]:
                 lines.append(
@@ -85,7 +84,6 @@ def table(path: Path | None = None) -> pd.DataFrame:
                         "certainty": quote.certainty if quote else "",
                         "source": quote.source if quote else "",
                         "measured, %": accuracy,
-                        "command": f"fgvc runs --profile paper --only {name}",
                     }
                 )
     if quoted:

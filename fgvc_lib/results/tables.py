@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -48,17 +48,36 @@ def strongest(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def summary(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
-    """Mean, standard deviation (n - 1) and number of seeds of ``value`` in each group, in order of appearance."""
-    grouped = table.groupby(by, sort=False, dropna=False)[value]
-    return grouped.agg(mean="mean", sd="std", seeds="count").reset_index()
+def plus_minus(values: Iterable[float], *, scale: float = 100.0, digits: int = 1) -> str:
+    """Mean and standard deviation (n - 1) of one number over seeds, in percent unless ``scale`` says otherwise.
+
+    ``61.3 ± 0.4``; ``61.3``, without a spread, for one seed; a dash where no seed has the number.
+    """
+    known = pd.Series(list(values), dtype=float).dropna()
+    if known.empty:
+        return "–"
+    mean, deviation = scale * known.mean(), scale * known.std()
+    return f"{mean:.{digits}f}" if len(known) == 1 else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
-def plus_minus(mean: float, sd: float, *, scale: float = 100.0, digits: int = 1) -> str:
-    """``61.3 ± 0.4``; without a spread where there was one seed."""
-    if np.isnan(sd):
-        return f"{scale * mean:.{digits}f}"
-    return f"{scale * mean:.{digits}f} ± {scale * sd:.{digits}f}"
+def summarise(runs: pd.DataFrame, columns: Mapping[str, str | tuple[str, float, int]], label: str) -> pd.DataFrame:
+    """One line for each row of an experiment, in order: its name, mean ± standard deviation over seeds, seeds.
+
+    Args:
+        runs: one line a run, with the column ``row``, as :func:`fgvc_lib.results.wanted.table` makes it.
+        columns: heading → column of ``runs``, a share shown in percent; or ``(column, scale, digits)``. A column that
+            no run has is left out.
+        label: the heading of the rows.
+    """
+    formats = {heading: (c, 100.0, 1) if isinstance(c, str) else c for heading, c in columns.items()}
+    measured = {h: form for h, form in formats.items() if form[0] in runs and runs[form[0]].notna().any()}
+    lines = [
+        {label: row}
+        | {h: plus_minus(group[c], scale=scale, digits=digits) for h, (c, scale, digits) in measured.items()}
+        | {"seeds": len(group)}
+        for row, group in runs.groupby("row", sort=False)
+    ]
+    return pd.DataFrame(lines, columns=[label, *measured, "seeds"])
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame, value: str, *, confidence: float = 0.95) -> dict[str, float]:

@@ -161,12 +161,12 @@ def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def measure(name: str, *, profile: str, device: str | None = None) -> list[Record]:
-    """Run what ``profile`` asks of a group, then give the records to show: committed evidence where there is any.
+def measure(name: str, *, profile: str, device: str | None = None) -> tuple[list[Record], pd.DataFrame]:
+    """Run what ``profile`` asks of a group, then give what to show: records, for their provenance, and their table.
 
-    In ``quick`` and ``smoke`` the rows run a few steps, which proves that they run; the numbers shown are then those
-    of the strongest committed profile. Where nothing is committed yet, the records of this run are returned, and
-    their provenance says what they are. A group that has no such profile runs nothing.
+    In ``quick`` and ``smoke`` the rows run a few steps, which proves that they run; what is shown is then the committed
+    evidence of the strongest profile. Where nothing is committed yet, it is the records of this run, and their
+    provenance says what they are. A group that has no such profile runs nothing, and its evidence is shown.
     """
     group = groups()[name]
     kind = "quick" if profile == "smoke" and "smoke" not in group.profiles else profile
@@ -175,4 +175,5 @@ def measure(name: str, *, profile: str, device: str | None = None) -> list[Recor
         for configs in (group.configs(kind).values() if kind in group.profiles else ())
         for config in configs
     ]
-    return own if profile in folders.COMMITTED else (records(name) or own)
+    found = own if own and profile in folders.COMMITTED else (records(name) or own)
+    return found, table(name, found)

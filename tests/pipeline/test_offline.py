@@ -55,6 +55,10 @@ def folder(tmp_path):
 
 @pytest.fixture
 def text(page, folder):
+    return written(page, folder)
+
+
+def written(page, folder):
     embedded = {"style": "p {}", "mathjax": "draw()", "book": "The book", "home": "https://example.org/x"}
     return offline.exporter().from_notebook_node(offline.joined(page, RENDERED, folder), resources=embedded)[0]
 
@@ -90,6 +94,13 @@ def test_a_figure_keeps_name_number_and_text_alternative(text):
 def test_folded_code_and_folded_solutions_stay_folded(text):
     assert text.count("<details") == 2
     assert "<summary>Code</summary>" in text
+
+
+def test_a_hidden_cell_is_folded_with_what_it_shows(page, folder):
+    page.cells[1].metadata["tags"] = ["table", "hide-cell"]
+    folded = re.findall(r"<details><summary>(\w+)</summary>(.*?)</details>", written(page, folder), re.S)
+    assert [summary for summary, _ in folded] == ["Code", "Output", "Output", "Code"]
+    assert "<td>7</td>" in folded[2][1]
 
 
 def test_links_that_lead_nowhere_from_a_lone_file_are_plain_text(text):

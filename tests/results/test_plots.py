@@ -53,11 +53,13 @@ def test_a_table_is_escaped_and_has_row_headers_links_and_a_foot(displayed):
     table = pd.DataFrame({"<b>": ["a & b", "c"], "n": [1, 2]})
     plots.show_table(table, foot="from <here>", links={"n": ["x?a&b", "y"]})
     text = displayed[0][0].data
-    assert '<th scope="col">&lt;b&gt;</th>' in text
-    assert "<td>a &amp; b</td>" in text
+    assert '<th scope="col"><div class="words">&lt;b&gt;</div></th>' in text
+    assert '<td><div class="words">a &amp; b</div></td>' in text
     assert '<td><a href="x?a&amp;b">1</a></td>' in text
     assert text.endswith("<p><small>from &lt;here&gt;</small></p>")
-    plots.show_table(table)
+    assert "caption" not in text
+    plots.show_table(table, title="R & D")
+    assert "<caption>R &amp; D</caption><thead>" in displayed[1][0].data
     assert "small" not in displayed[1][0].data
 
 
@@ -80,10 +82,15 @@ def test_classes_are_named_at_their_mean_and_absent_ones_left_out(axes):
     assert len(axes.lines) == 4
 
 
-def test_sentences_of_a_table_are_set_apart_from_its_numbers(displayed):
-    """A column with a long cell is one of sentences; short words and numbers stay as they are."""
-    plots.show_table(pd.DataFrame({"claim": ["long " * 9, "short"], "n": [1, 2]}))
+def test_words_of_a_table_are_set_apart_from_its_numbers(displayed):
+    """Numbers stay as they are, with spreads, units and dashes; words are set, and long ones make a wide column."""
+    numbers = ["61.3 ± 0.4", "–", "", "[-1.2, +0.4]", "+3 points", 2, "≤ 0.1"]
+    words = ["ResNet-50", "0.1", "x", "y", "z", "a", "b"]
+    plots.show_table(pd.DataFrame({"claim": ["long " * 9, *words[1:]], "row": words, "n": numbers}))
     ((thing, _),) = displayed
-    assert thing.data.count('<div class="sentence">') == 2
-    assert '<div class="sentence">short</div>' in thing.data
-    assert "<td>1</td>" in thing.data
+    assert thing.data.count('<div class="sentence">') == 7
+    assert '<div class="sentence">0.1</div>' in thing.data
+    assert thing.data.count('<div class="words">') == 7 + 2  # and two headings
+    for number in ("61.3 ± 0.4", "–", "", "[-1.2, +0.4]", "+3 points", "2", "≤ 0.1"):
+        assert f"<td>{number}</td>" in thing.data
+    assert '<th scope="col">n</th>' in thing.data

@@ -51,7 +51,7 @@ def test_every_row_has_a_line_and_no_figure_is_lost(tmp_path, one_group):
     assert list(table["published, %"]) == ["87.3", "86.25", "87.0", ""]
     assert list(table["certainty"]) == ["sure", "log", "sure", ""]
     assert set(table["measured, %"]) == {""}
-    assert set(table["command"]) == {"fgvc runs --profile paper --only a/paper_x"}
+    assert set(table["experiment"]) == {"a/paper_x"}
     with pytest.raises(ValueError, match="a/paper_x three"):
         published.table(write(tmp_path / "published.yaml", GOOD | {"row": "three"}))
 

@@ -8,7 +8,7 @@ import pytest
 
 from fgvc_lib.config import Config
 from fgvc_lib.results.provenance import code_fingerprint
-from fgvc_lib.results.tables import frame, paired, plus_minus, provenance_line, strongest, summary
+from fgvc_lib.results.tables import frame, paired, plus_minus, provenance_line, strongest, summarise
 
 
 def runs(values, seeds=None, **more):
@@ -31,19 +31,26 @@ def test_only_common_seeds_are_paired_and_order_does_not_matter():
         paired(runs([1.0], seeds=[0]), runs([1.0], seeds=[1]), "accuracy")
 
 
-def test_summary_keeps_the_order_and_counts_seeds():
-    table = pd.DataFrame({"row": ["b", "b", "a"], "x": [1.0, 3.0, 5.0]})
-    found = summary(table, ["row"], "x")
-    assert list(found["row"]) == ["b", "a"]
-    assert list(found["mean"]) == [2.0, 5.0]
-    assert list(found["seeds"]) == [2, 1]
-    assert found["sd"][0] == pytest.approx(math.sqrt(2))
-    assert math.isnan(found["sd"][1])
+def test_plus_minus_of_several_seeds_of_one_and_of_none():
+    assert plus_minus([0.60, 0.62, 0.64]) == "62.0 ± 2.0"
+    assert plus_minus(pd.Series([0.6134, math.nan])) == "61.3"
+    assert plus_minus([1.5, 2.5], scale=1, digits=2) == "2.00 ± 0.71"
+    assert plus_minus([math.nan]) == plus_minus([]) == "–"
 
 
-def test_plus_minus():
-    assert plus_minus(0.6134, 0.0041) == "61.3 ± 0.4"
-    assert plus_minus(0.6134, float("nan")) == "61.3"
+def test_a_summary_has_a_line_for_each_row_in_order_and_no_column_that_nobody_measured():
+    table = pd.DataFrame(
+        {"row": ["b", "b", "a"], "right": [0.5, 0.7, 0.25], "h": [1.0, math.nan, math.nan], "never": [math.nan] * 3}
+    )
+    columns = {"accuracy, %": "right", "h": ("h", 1, 3), "never": "never", "unknown": "of another method"}
+    found = summarise(table, columns, "network")
+    assert found.to_dict("list") == {
+        "network": ["b", "a"],
+        "accuracy, %": ["60.0 ± 14.1", "25.0"],
+        "h": ["1.000", "–"],
+        "seeds": [2, 1],
+    }
+    assert list(summarise(table[:0], columns, "network").columns) == ["network", "seeds"]
 
 
 def test_the_strongest_profile_wins():
