@@ -389,8 +389,8 @@ show_table(summarise(by_head, ACCURACY, "network"), foot=provenance_line(heads))
 show_table(summarise(by_input, ACCURACY, "network"), foot=provenance_line(bound))
 
 # %% [markdown]
-# Read the line under each table first. *Profile cpu* or *gpu* means complete, committed runs; *smoke*, or *quick* here, means that no such run has been committed yet and the rows were run
-# for a few steps only, to prove that they run: such accuracies are near chance and mean nothing. (In *quick* the two heads are trained to the end.)
+# Read the line under each table first. *Profile cpu* or *gpu* means complete, committed runs. Where no such run has been committed yet, the rows were only
+# run for a few steps, to prove that they run, and have no numbers. (In *quick* the two heads are trained to the end.)
 #
 # The gap between whole images and oracle crops is what *looking in the right place* could bring, at this budget. It is a bound for localisation, not for everything: a better
 # classifier could read the marks better. And part of the gap is the hint that the choice of the crop gives.

@@ -377,8 +377,7 @@ show_table(pd.DataFrame([line]), foot=f"{len(some)} test images. {provenance_lin
 
 # %% [markdown]
 # From here on numbers also come from committed records; the line under each table says which profile, data, seeds and device. While this page was built
-# in the quick profile, every row was also run for two steps to prove that it still runs, and where nothing has been committed yet, it is those path
-# runs that are shown, and the line says so.
+# in the quick profile, every row was also run for two steps to prove that it still runs. A table without numbers has not been measured yet.
 
 # %%
 components, by_component = measure("cin/components")

@@ -541,8 +541,8 @@ show_table(
 # ## Do the boxes find the deciding part?
 #
 # From here on numbers come from committed records; the line under each table says which profile, data, seeds and device. While
-# this page was built in the quick profile, every row was also run for two steps to prove that it still runs, and where nothing
-# has been committed yet, it is those path runs that are shown, and the line says so.
+# this page was built in the quick profile, every row was also run for two steps to prove that it still runs. A table without
+# numbers has not been measured yet.
 
 # %%
 components, by_component = measure("ap/components")

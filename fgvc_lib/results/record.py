@@ -14,6 +14,7 @@ import numpy as np
 
 from fgvc_lib.config import Config
 from fgvc_lib.results.files import replacing
+from fgvc_lib.results.folders import COMMITTED
 
 SCHEMA = 1
 LARGEST_ARRAYS = 200_000
@@ -68,6 +69,11 @@ class Record:
     def diverged(self) -> bool:
         """Whether the loss stopped being finite; ``final`` then holds ``diverged_at_step`` and nothing else."""
         return "diverged_at_step" in self.final
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether it ran only a few steps, in a profile that is no evidence, which proves that the code runs."""
+        return self.profile not in COMMITTED and self.config["max_steps"] is not None
 
     def load_arrays(self) -> dict[str, np.ndarray]:
         """The arrays beside the record, by name."""

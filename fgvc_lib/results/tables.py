@@ -117,12 +117,14 @@ def provenance_line(records: Sequence[Record]) -> str:
         if lost
         else ""
     )
+    short = sum(r.cut_short for r in records)
+    cut = f"; {short} of them cut short, which proves that they run and nothing else" if short else ""
     dirty = " with uncommitted changes" if any(r.dirty for r in records) else ""
     return (
         f"{len(records)} run{'s' * (len(records) > 1)}, profile {listed(r.profile for r in records)}; "
         f"{listed(r.dataset['name'] for r in records)} ({listed(sizes)}); seeds {listed(r.seed for r in records)}; "
         f"{listed(r.device['name'] for r in records)}; torch {listed(r.versions['torch'] for r in records)}; "
-        f"commit {listed(r.commit[:9] for r in records)}{dirty}{earlier}{diverged}."
+        f"commit {listed(r.commit[:9] for r in records)}{dirty}{earlier}{diverged}{cut}."
     )
 
 

@@ -165,8 +165,8 @@ def measure(name: str, *, profile: str, device: str | None = None) -> tuple[list
     """Run what ``profile`` asks of a group, then give what to show: records, for their provenance, and their table.
 
     In ``quick`` and ``smoke`` the rows run a few steps, which proves that they run; what is shown is then the committed
-    evidence of the strongest profile. Where nothing is committed yet, it is the records of this run, and their
-    provenance says what they are. A group that has no such profile runs nothing, and its evidence is shown.
+    evidence of the strongest profile. Where nothing is committed yet, it is the records of this run, and those that
+    were cut short have rows without numbers. A group that has no such profile runs nothing, and its evidence is shown.
     """
     group = groups()[name]
     kind = "quick" if profile == "smoke" and "smoke" not in group.profiles else profile
@@ -176,4 +176,8 @@ def measure(name: str, *, profile: str, device: str | None = None) -> tuple[list
         for config in configs
     ]
     found = own if own and profile in folders.COMMITTED else (records(name) or own)
-    return found, table(name, found)
+    rows = table(name, found)
+    measured = {key for r in found for key in r.final}
+    numbers = [c for c in map(str, rows) if c in measured or c.startswith(("timing/", "memory/"))]
+    rows.loc[[r.cut_short for r in found if not r.diverged], numbers] = float("nan")
+    return found, rows

@@ -77,7 +77,7 @@ def a_run(**changes):
         "dirty": False,
     }
     fields |= changes
-    return SimpleNamespace(**fields, diverged="diverged_at_step" in fields["final"])
+    return SimpleNamespace(**{"cut_short": False, "diverged": "diverged_at_step" in fields["final"]} | fields)
 
 
 def test_a_record_becomes_a_row_with_its_configuration_flat():
@@ -107,6 +107,9 @@ def test_the_line_below_a_table_says_where_its_numbers_come_from():
     assert "seeds 0, 1; a processor; torch 2.11, 2.12; " in line
     assert line.endswith(" with uncommitted changes; 1 of them measured at an earlier version of the code.")
     assert "nothing has been measured" in provenance_line([])
+    assert provenance_line([a_run(), a_run(profile="quick", cut_short=True)]).endswith(
+        "; 1 of them cut short, which proves that they run and nothing else."
+    )
 
 
 def test_the_line_tells_of_runs_that_diverged():

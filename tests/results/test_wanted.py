@@ -157,6 +157,14 @@ def test_measuring_runs_the_profile_and_shows_committed_evidence_where_there_is_
     assert ran == [("quick", config) for config in quick]
     assert [r.profile for r in own] == ["quick", "quick"]  # nothing is committed yet
     assert list(table["row"]) == ["plain", "center"]
+    assert list(table["method_args.weight"]) == [0.0, 0.1]
+    assert table["test_accuracy"].isna().all()  # two steps prove a path and give no result
+    whole, table = wanted.measure("ch/headline", profile="quick")
+    assert (whole, list(table)) == ([], ["row"])
+    ran.clear()
+    monkeypatch.setitem(group.profiles["quick"], "max_steps", None)
+    assert list(wanted.measure("ch/table", profile="quick")[1]["test_accuracy"]) == [0.5, 0.5]
+    monkeypatch.setitem(group.profiles["quick"], "max_steps", 2)
     ran.clear()
     wanted.measure("ch/table", profile="smoke")  # which the group does not have: the quick rows
     assert ran == [("smoke", config) for config in quick]
