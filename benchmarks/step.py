@@ -1,4 +1,4 @@
-"""Where does the time of a training step go, method by method?
+"""Where does the time of a training step go, method by method, and what does a prediction take?
 
     python benchmarks/step.py                      # cuda if there is one
     python benchmarks/step.py --device cpu         # half a minute on an idle machine
@@ -13,7 +13,9 @@ each part of it is clocked alone:
 ``optimizer``   SGD with momentum, and clearing the gradients
 ``after step``  what no optimizer owns: the centres of Center Loss
 
-Ratios to the first row are of an image, medians over the rounds, beside the ratio of multiply-adds. On a CPU one thread
+A *prediction* is of a batch of test images that lies ready, in evaluation mode. Ratios to the first row are of an
+image, medians over the rounds, beside the ratio of multiply-adds; the claim that one stage predicts faster than two
+is judged by the ratio of AP-CNN's prediction to CIN's. On a CPU one thread
 works and its processor time counts. Memory is the most that operators had allocated at once in a step, beyond
 weights and momentum. Writes data/benchmarks/step-<device>.json.
 """
@@ -73,6 +75,18 @@ class Steps:
         self.epoch += 1
         return {part: end - start for part, start, end in zip(PARTS, times[:-1], times[1:], strict=True)}
 
+    def predict(self) -> float:
+        """Seconds of the prediction of a batch of test images."""
+        data, batch = self.data, self.config.batch_size
+        images, _, _ = next(Loader(data, "test", batch, train=False, seed=0, device=self.device).epoch(0))
+        self.method.eval()
+        start = clock(self.device)
+        with torch.no_grad():
+            self.method(images)
+        seconds = clock(self.device) - start
+        self.method.train()
+        return seconds
+
     def shape(self) -> estimate.Shape:
         """Of its images."""
         data = self.data
@@ -100,31 +114,34 @@ def main() -> None:
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for i in range(2 + args.repeats):
         for name, step in steps.items():
-            parts = step()
+            parts, predicted = step(), step.predict()
             if i >= 2:
-                rounds[name].append({**parts, "step": sum(parts.values())})
+                rounds[name].append({**parts, "step": sum(parts.values()), "prediction": predicted})
 
     batches = {name: step.config.batch_size for name, step in steps.items()}
     counts = {name: step.multiply_adds() for name, step in steps.items()}
     peaks = {name: peak_bytes(step, device) for name, step in steps.items()}
     first = next(iter(steps))
 
-    def over_first(name: str) -> float:
-        pairs = zip(rounds[name], rounds[first], strict=True)
-        return statistics.median(a["step"] / batches[name] / (b["step"] / batches[first]) for a, b in pairs)
+    def ratio(part: str, one: str, other: str) -> float:
+        pairs = zip(rounds[one], rounds[other], strict=True)
+        return statistics.median(a[part] / batches[one] / (b[part] / batches[other]) for a, b in pairs)
 
     methods = {
         name: {
             "batch": batches[name],
-            **{part: statistics.median(row[part] for row in rounds[name]) for part in (*PARTS, "step")},
-            "over_baseline": over_first(name),
+            **{part: statistics.median(row[part] for row in rounds[name]) for part in (*PARTS, "step", "prediction")},
+            "over_baseline": ratio("step", name, first),
+            "prediction_over_baseline": ratio("prediction", name, first),
             "multiply_adds_per_image": counts[name],
             "multiply_adds_over_baseline": counts[name] / counts[first],
             "peak_bytes": peaks[name],
         }
         for name in steps
     }
-    write("step", device, {"repeats": args.repeats, "methods": methods}, note=args.note)
+    stages = ratio("prediction", "AP-CNN", "CIN")
+    found = {"repeats": args.repeats, "methods": methods, "prediction_of_two_stages_over_one": stages}
+    write("step", device, found, note=args.note)
 
 
 if __name__ == "__main__":

@@ -748,14 +748,7 @@ show(
 details_of, by_detail = measure("tasn/details")
 
 # %% tags=["table"]
-show_table(
-    summarise(
-        by_detail,
-        ACCURACY | {"images/s": ("timing/images_per_second", 1, 0)},
-        "detail images in a step",
-    ),
-    foot=provenance_line(details_of),
-)
+show_table(summarise(by_detail, ACCURACY, "detail images in a step"), foot=provenance_line(details_of))
 
 # %% [markdown]
 # ## Distillation against its alternatives

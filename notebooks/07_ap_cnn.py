@@ -39,7 +39,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.patches import Rectangle
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import box_iou
 
 from fgvc_lib import results
@@ -54,6 +54,7 @@ from fgvc_lib.measures.parts import box_area, box_recall
 from fgvc_lib.methods.ap_cnn import APCNN
 from fgvc_lib.methods.baseline import Baseline
 from fgvc_lib.results import benchmarks, wanted
+from fgvc_lib.results.estimate import Shape, step
 from fgvc_lib.results.plots import COLORS, show, show_table, style
 from fgvc_lib.results.tables import plus_minus, provenance_line, summarise
 from fgvc_lib.train import build
@@ -664,7 +665,7 @@ STAGES = {
 }
 trained_rows = by_component[by_component["row"] != "two stages, not trained"]
 show_table(
-    summarise(trained_rows, STAGES | {"images/s": ("timing/images_per_second", 1, 0)}, "network"),
+    summarise(trained_rows, STAGES, "network"),
     foot=provenance_line(components),
 )
 
@@ -762,40 +763,46 @@ show_table(
 #
 # ## What the second stage costs
 #
-# Nothing in memory for weights, since both stages share them. In computation we count, without computing anything, the operations of one
-# training step (forward and backward), on the paper's setting and on the small one.
-
+# Nothing in weights, since both stages share them. What a training step (forward and backward) computes and what it keeps in memory can be counted
+# on tensors that have a shape and no values, so the paper's setting needs no GPU to be counted ({py:func}`fgvc_lib.results.estimate.step`). Beside the small setting stands what
+# the networks of the tables above reach with it.
 
 # %% tags=["table"]
-def operations(kind, depth, size, **arguments):
-    """Operations (two per multiply-add) of a training step per image, on tensors that hold no data."""
-    with torch.device("meta"):
-        method = kind(resnet(depth), 196, **arguments)
-        images, labels = torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter:
-        method(images, labels).loss.backward()
-    return counter.get_total_flops() / 2
-
-
 settings = {
-    "ResNet-50, 448 px": ("50", 448, 256, {"channels": 256}),
-    "small ResNet, 64 px": ("small", 64, 128, {"channels": 32, "reduction": 4}),
+    "ResNet-50, 448 px, batch of 16": ("50", Shape(196, 16, 16, image_size=448), 256, {"channels": 256}),
+    "small ResNet, 64 px, batch of 16": (
+        "small",
+        Shape(12, 16, 16, image_size=64),
+        128,
+        {"channels": 32, "reduction": 4},
+    ),
 }
-lines = []
-for name, (depth, size, hidden, pyramid) in settings.items():
-    plain = operations(Baseline, depth, size, head="bn_elu", hidden=hidden)
-    counts = {"plain, the same head": plain}
-    for row, stages in {"one stage": 1, "two stages": 2}.items():
-        counts[row] = operations(APCNN, depth, size, hidden=hidden, stages=stages, **pyramid)
-    for row, count in counts.items():
-        columns = {"operations per image, 10⁹": f"{count / 1e9:.2f}", "× plain": f"{count / plain:.2f}"}
-        lines.append({"setting": name, "network": row} | columns)
-show_table(
-    pd.DataFrame(lines), foot="Counted on this page; norms, activations and the boxes themselves are not counted."
-)
+for title, (depth, shape, hidden, pyramid) in settings.items():
+    counts = {}
+    with FakeTensorMode():
+        plain = Baseline(resnet(depth), shape.classes, head="bn_elu", hidden=hidden)
+        counts["plain, the same head"] = step(plain, shape, 16)
+        for row, stages in {"one stage": 1, "two stages": 2}.items():
+            method_of = APCNN(resnet(depth), shape.classes, hidden=hidden, stages=stages, **pyramid)
+            counts[row] = step(method_of, shape, 16)
+    least_memory, least_flop = counts["plain, the same head"]
+    lines = []
+    for row, (memory, flop) in counts.items():
+        line = {
+            "network": row,
+            "operations per image, 10⁹": f"{flop / 16 / 1e9:.2f}",
+            "× plain": f"{flop / least_flop:.2f}",
+            "memory of a step, MB": f"{memory / 1e6:,.0f}",
+            "× plain ": f"{memory / least_memory:.2f}",
+        }
+        if depth == "small":
+            line["test accuracy, %"] = plus_minus(by_component[by_component["row"] == row]["test_accuracy"])
+        lines.append(line)
+    show_table(pd.DataFrame(lines), title=title)
 
 # %% [markdown]
-# In the paper's setting the pyramid is small beside ResNet-50, and stage two repeats only the upper stages. In the small setting the
+# A multiply-add counts as two operations; norms, activations and the boxes themselves are not counted. Memory is the most bytes alive at once, with gradients and
+# without weights. In the paper's setting the pyramid is small beside ResNet-50, and stage two repeats only the upper stages. In the small setting the
 # pyramid is the larger part of the network. Operations are not seconds; these were measured by `benchmarks/roi_pyramid.py`.
 # *ROI stage* is boxes, drop and zoom with their backward pass; *loop* is the same stage written image by image.
 

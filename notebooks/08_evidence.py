@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from fgvc_lib.measures.predictions import bootstrap
-from fgvc_lib.results import claims, published, recorded, wanted
+from fgvc_lib.results import benchmarks, claims, published, recorded, wanted
 from fgvc_lib.results.plots import COLORS, show, show_table, style
 from fgvc_lib.results.tables import paired, plus_minus, provenance_line, summarise
 
@@ -236,28 +236,32 @@ for name, runs in tables.items():
 # %% tags=["table", "hide-input"]
 for runs in tables.values():
     base = runs[runs["row"] == runs["row"].iloc[0]]
+    counts = {"predict": "cost/multiply_adds", "train": "cost/train_multiply_adds"}
     costs = []
     for row, group in runs.groupby("row", sort=False):
-        times = {
-            kind: group[column].mean() / base[column].mean()
-            for kind, column in {"predict": "cost/multiply_adds", "train": "cost/train_multiply_adds"}.items()
-        }
-        costs.append(
-            {
-                "method": row,
-                "parameters": f"{group['cost/parameters_used'].mean() / 1e6:.2f} M",
-                "multiply-adds, predict": f"{times['predict']:.2f} ×",
-                "train": f"{times['train']:.2f} ×",
-                "images/s, predict": f"{group['cost/images_per_second'].median():,.0f}",
-                "train ": f"{group['timing/images_per_second'].median():,.0f}",
-                "peak memory": f"{group['memory/peak_bytes'].max() / 2**20:,.0f} MiB",
-            }
-        )
+        line = {"method": row, "parameters": f"{group['cost/parameters_used'].mean() / 1e6:.2f} M"}
+        for kind, column in counts.items():
+            line[f"multiply-adds, {kind}"] = f"{group[column].mean() / base[column].mean():.2f} ×"
+        costs.append(line)
     show_table(pd.DataFrame(costs), title=runs["dataset"].iloc[0])
 
+for bench in benchmarks.records("step"):
+    ways = {"time, predict": "prediction_over_baseline", "time, train": "over_baseline"}
+    costs = [
+        {"method": row}
+        | {heading: f"{cost[key]:.2f} ×" for heading, key in ways.items()}
+        | {"memory of a training step": f"{cost['peak_bytes'] / 1e6:.0f} MB"}
+        for row, cost in bench["methods"].items()
+    ]
+    show_table(
+        pd.DataFrame(costs),
+        title="birds, measured",
+        foot=f"benchmarks/step.py: {bench['device']['name']}, one thread where that is a processor; torch {bench['versions']['torch']}, {bench['repeats']} rounds in turn.",
+    )
+
 # %% [markdown]
-# Parameters are those that a prediction reads. Multiply-adds are of one image, over those of the first row, for a prediction and for a step of training. Rates and memory are
-# those of the machine that is named under the tables above, the other work on it included.
+# Parameters are those that a prediction reads. Multiply-adds are of one image, over those of the first row, for a prediction and for a step of training;
+# so are times, measured by `benchmarks/step.py` with nothing else at work. Memory is the most that operators had allocated at once, for a batch (CIN's has more images).
 
 # %% tags=["figure", "hide-input"]
 MARKS = "osDv^P*X"

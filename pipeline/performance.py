@@ -201,18 +201,23 @@ def _growth(growth: list[dict[str, Any]]) -> list[str]:
 
 
 def _steps(methods: dict[str, dict[str, float]]) -> list[str]:
-    """A line for each method: seconds of the parts, and the step beside the work."""
+    """A line for each method: seconds of the parts, of the step and of a prediction; the step beside the work."""
     parts = [key for key in next(iter(methods.values())) if key not in _OF_STEPS]
-    titles = ["method", "images", *parts, "over the first row", "multiply-adds over the first row", "memory"]
+    titles = ["method", "images", *parts, *_OVER_FIRST.values(), "memory"]
     lines = [f"| {' | '.join(titles)} |", "| --- |" + " ---: |" * (len(titles) - 1)]
     for name, row in methods.items():
         cells = [name, f"{row['batch']}", *(_shown("median", row[part]) for part in parts)]
-        cells += [f"{row[key]:.2f}" for key in ("over_baseline", "multiply_adds_over_baseline")]
+        cells += [f"{row[key]:.2f}" for key in _OVER_FIRST]
         lines.append(f"| {' | '.join([*cells, _shown('peak_bytes', row['peak_bytes'])])} |")
     return [*lines, ""]
 
 
-_OF_STEPS = ("batch", "over_baseline", "multiply_adds_per_image", "multiply_adds_over_baseline", "peak_bytes")
+_OVER_FIRST = {
+    "over_baseline": "step over the first row's",
+    "multiply_adds_over_baseline": "multiply-adds",
+    "prediction_over_baseline": "prediction",
+}
+_OF_STEPS = ("batch", "multiply_adds_per_image", "peak_bytes", *_OVER_FIRST)
 
 
 def question(name: str) -> str:

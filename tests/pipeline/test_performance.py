@@ -86,16 +86,17 @@ def test_growth_and_steps_have_tables_of_their_own(tmp_path):
         "exponent": {"median": 1.5, "lowest": 1.4, "highest": 1.6},
         "exponent_of_bytes": 1.0,
     }
-    parts = {"data": 0.001, "forward": 0.02, "step": 0.021}
-    method = {"batch": 32, **parts, "over_baseline": 1.5, "multiply_adds_over_baseline": 2.0, "peak_bytes": 2**20}
+    parts = {"data": 0.001, "forward": 0.02, "step": 0.021, "prediction": 0.01}
+    over = {"over_baseline": 1.5, "multiply_adds_over_baseline": 2.0, "prediction_over_baseline": 1.25}
+    method = {"batch": 32, **parts, **over, "peak_bytes": 2**20}
     (tmp_path / "growth-cpu.json").write_text(json.dumps({"growth": [growth]}))
     (tmp_path / "step-cpu.json").write_text(json.dumps({"methods": {"CIN": method}}))
     page = performance.page(tmp_path)
     assert (
         "| SCI | channels | 64 … 256 | 14 × 14 | 2 ms … 16 ms | 1.50 (1.40 … 1.60) | 1 MiB … 4 MiB | 1.00 |"
     ) in page.splitlines()
-    assert "| method | images | data | forward | step | over the first row |" in page
-    assert "| CIN | 32 | 1 ms | 20 ms | 21 ms | 1.50 | 2.00 | 1 MiB |" in page.splitlines()
+    assert "| method | images | data | forward | step | prediction | step over the first row's |" in page
+    assert "| CIN | 32 | 1 ms | 20 ms | 21 ms | 10 ms | 1.50 | 2.00 | 1.25 | 1 MiB |" in page.splitlines()
 
 
 def test_the_page_of_the_repository_compares_every_target():

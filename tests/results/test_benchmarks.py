@@ -2,15 +2,16 @@
 
 import json
 
-from fgvc_lib.results import benchmarks
+from fgvc_lib.results import benchmarks, folders
 
 
-def test_every_device_of_one_benchmark_and_no_other(tmp_path):
+def test_every_device_of_one_benchmark_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "committed", lambda name: tmp_path if name == "benchmarks" else None)
     for name, device in (("pool-nvidia-h200", "cuda"), ("pool-cpu", "cpu"), ("pooling-cpu", "x"), ("step-cpu", "x")):
         (tmp_path / f"{name}.json").write_text(json.dumps({"device": {"type": device}}))
-    found = [record["device"]["type"] for record in benchmarks.records("pool", tmp_path)]
+    found = [record["device"]["type"] for record in benchmarks.records("pool")]
     assert found == ["cpu", "cuda"]
-    assert benchmarks.records("none", tmp_path) == []
+    assert benchmarks.records("none") == []
 
 
 def test_the_committed_ones_by_default():
