@@ -58,7 +58,7 @@ test-lowest: $(READY)  ## pytest with the lowest versions that pyproject.toml al
 	$(UV) venv --quiet --clear --python $(PY) $(LOWEST)/venv
 	$(UV) pip install --quiet --python $(LOWEST)/venv/bin/python -r $(LOWEST)/requirements.txt
 	$(UV) pip install --quiet --python $(LOWEST)/venv/bin/python --no-deps --editable .
-	$(LOWEST)/venv/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning  # of old packages beside newer ones
+	$(LOWEST)/venv/bin/python -m pytest -W ignore::DeprecationWarning  # of old packages beside newer ones
 
 wheel: $(READY)  ## the library with the committed records as dist/*.whl, and its source archive
 	$(UV) build --quiet --no-build-isolation --python $(PY) --out-dir dist

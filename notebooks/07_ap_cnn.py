@@ -791,9 +791,9 @@ for title, (depth, shape, hidden, pyramid) in settings.items():
         line = {
             "network": row,
             "operations per image, 10⁹": f"{flop / 16 / 1e9:.2f}",
-            "× plain": f"{flop / least_flop:.2f}",
+            "operations, × plain": f"{flop / least_flop:.2f}",
             "memory of a step, MB": f"{memory / 1e6:,.0f}",
-            "× plain ": f"{memory / least_memory:.2f}",
+            "memory, × plain": f"{memory / least_memory:.2f}",
         }
         if depth == "small":
             line["test accuracy, %"] = plus_minus(by_component[by_component["row"] == row]["test_accuracy"])
