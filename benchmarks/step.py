@@ -32,7 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fgvc_lib.config import Config
 from fgvc_lib.data import Loader, load
 from fgvc_lib.data.dataset import ImageData
-from fgvc_lib.results import estimate, wanted
+from fgvc_study import estimate, wanted
 from fgvc_lib.train import build
 from fgvc_lib.train.build import build_for
 from fgvc_lib.train.schedule import start_phase

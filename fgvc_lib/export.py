@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fgvc_lib.methods import Method
-from fgvc_lib.results.files import replacing
+
 from fgvc_lib.train.trained import Info
 
 FORMATS = (".pt2", ".onnx")

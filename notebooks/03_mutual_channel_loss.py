@@ -21,17 +21,34 @@
 # class with and without diversity, measures which parts they cover, and runs the places where paper and released code differ.
 
 # %% tags=["parameters"]
-profile = "quick"
-seeds = [0]
-epochs = 8
-train_limit = None
-data = ""
-device = "auto"
+dataset = "birds"  # synthetic, with known parts
+image_size = 64
+num_classes = 12  # of the data set: from scratch, the last stage has ξ channels for each
+backbone = "small"
+pretrained = False
+epochs = 30
+batch_size = 32
+lr = 0.1
+max_steps = None
+seeds = [0, 1, 2]
+device = None  # the best there is
+train = "missing"  # what has no record; "all" measures everything again, "never" shows what there is
+xi = 3
+mu = 1.5
+lam = 4.44
+hidden = 128  # width of the classifier's hidden layer
+xis = [1, 2, 3, 4, 6]
+drops = [0.0, 0.5, 0.67]
+mus = [0.1, 0.5, 1.5]
+lambdas = [1.0, 4.44, 10.0]
+confusion_weight = 10.0
+moments = [1, 4]  # epochs at which the picture of a network in training is drawn
+method_args = {}  # further arguments of MC-Loss
+settings = {}  # further settings of all runs
 
-# %%
+# %% tags=["setup", "hide-input"]
 import math
 import time
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,7 +57,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fgvc_lib import results
 from fgvc_lib.backbones import resnet
 from fgvc_lib.config import Config
 from fgvc_lib.data import load
@@ -56,15 +72,36 @@ from fgvc_lib.losses.mutual_channel import (
 from fgvc_lib.losses.pairwise_confusion import pairwise_confusion
 from fgvc_lib.methods.baseline import Baseline
 from fgvc_lib.methods.mutual_channel import MutualChannel, class_maps
-from fgvc_lib.results import benchmarks, wanted
-from fgvc_lib.results.plots import COLORS, curve, show, show_table, style
-from fgvc_lib.results.tables import provenance_line, summarise
 from fgvc_lib.train import build
 from fgvc_lib.train.schedule import Stretch, learning_rate
+from fgvc_study import Study, benchmarks, vary
+from fgvc_study.figures import COLORS, curve, show, show_table, style
+from fgvc_study.protocol import configuration
+from fgvc_study.tables import summarize
 
-CHAPTER = "03_mutual_channel_loss"
-device = None if device == "auto" else device
-measure = partial(wanted.measure, profile=profile, device=device)
+study = Study("03_mutual_channel_loss", seeds=seeds, device=device, train=train)
+base = configuration(
+    dataset=dataset,
+    image_size=image_size,
+    backbone=backbone,
+    pretrained=pretrained,
+    epochs=epochs,
+    batch_size=batch_size,
+    lr=lr,
+    max_steps=max_steps,
+    settings=settings,
+)
+
+
+def mutual_channel(xi=xi, mu=mu, **arguments):
+    """Cross-entropy with MC-Loss; at μ = 0 the same network and head with cross-entropy alone."""
+    # a pretrained network keeps its channels, dealt to the classes as evenly as they can be
+    own = {} if pretrained else {"backbone_args": {"last_channels": num_classes * xi}}
+    groups = {} if pretrained else {"xi": xi}
+    known = groups | {"mu": mu, "lam": lam, "hidden": hidden} | method_args | arguments
+    return vary(base, method="mutual_channel", method_args=known, **own)
+
+
 style()
 
 # %% [markdown]
@@ -335,15 +372,20 @@ for t in (0.0, 0.25, 0.5, 1.0):
 # 12 classes, each with one mark on one part, and every part's place is known. With ξ = 3 the last map has 36 channels
 # of $8 \times 8$ cells.
 
-# %%
-birds = load("birds")
-deciding = torch.from_numpy(birds.test.parts["deciding"])  # (N,)
-configs = {row: found[0] for row, found in wanted.groups()["mc/live"].configs(profile).items()}
-trained = {
-    row: results.trained(config, profile=profile, chapter=CHAPTER, data=birds, device=device)
-    for row, config in configs.items()
+# %% tags=["experiment"]
+pair = {"dis": mutual_channel(parts="dis"), "dis + div": mutual_channel()}
+trained = study.live("pair", pair, metrics=["group_parts"])
+shorter = {
+    f"{row}, {count}": vary(config, epochs=count)
+    for row, config in pair.items()
+    for count in moments
 }
-where = next(trained["dis"][0].parameters()).device
+young = study.live("moments", shorter, metrics=["group_parts"])
+
+# %%
+birds = load(dataset, **base.data_args)
+deciding = torch.from_numpy(birds.test.parts["deciding"])  # (N,)
+where = next(trained["dis"].method.parameters()).device
 
 
 def normalised(indices):
@@ -387,7 +429,7 @@ def heat(ax, values, i):
 
 
 shown = [int((deciding == birds.part_names.index(p)).nonzero()[0]) for p in ("crown", "breast", "wing", "tail")]
-found = {row: channels_of(method, shown) for row, (method, _) in trained.items()}
+found = {row: channels_of(network.method, shown) for row, network in trained.items()}
 figure, axes = plt.subplots(len(shown), 7, figsize=(9.4, 5.8))
 for r, (row, i) in enumerate(zip(axes, shown, strict=True)):
     bird(row[0], i)
@@ -417,31 +459,29 @@ show(
 # length.
 
 # %% tags=["figure"]
-moments: dict[str, dict[str, tuple[int, nn.Module, dict]]] = {row: {} for row in configs}
-per_epoch = math.ceil(len(birds.train) / configs["dis"].batch_size)
-for row, config in configs.items():
-    untrained = build(config, birds).to(where)
+stages: dict[str, dict[str, tuple[int, nn.Module, dict]]] = {row: {} for row in pair}
+for row, network in trained.items():
+    untrained = build(pair[row], birds).to(where)
     for layer in untrained.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.momentum = 1.0  # one batch is to give all statistics
     with torch.no_grad():
         untrained.train()(normalised(range(64)), birds.test.labels[:64].to(where))
-    moments[row]["not trained"] = (0, untrained, {})
-    for count in (1, 4):
-        short = config.replace(epochs=count, max_steps=min(count * per_epoch, config.max_steps or count * per_epoch))
-        then, record = results.trained(short, profile=profile, chapter=CHAPTER, data=birds, device=device)
-        moments[row][f"{count} epoch{'s' * (count > 1)}"] = (count, then, record.final)
-    moments[row][f"{config.epochs} epochs"] = (config.epochs, trained[row][0], trained[row][1].final)
+    stages[row]["not trained"] = (0, untrained, {})
+    for count in moments:
+        then = young[f"{row}, {count}"]
+        stages[row][f"{count} epoch{'s' * (count > 1)}"] = (count, then.method, then.record.final)
+    stages[row][f"{epochs} epochs"] = (epochs, network.method, network.record.final)
 
 one = shown[2]
-figure, axes = plt.subplots(4, 7, figsize=(9.4, 5.8))
-for r, moment in enumerate(moments["dis"]):
+figure, axes = plt.subplots(len(stages["dis"]), 7, figsize=(9.4, 1.45 * len(stages["dis"])))
+for r, moment in enumerate(stages["dis"]):
     bird(axes[r, 0], one)
     axes[r, 0].set_ylabel(moment, fontsize=8)
-    maps = torch.cat([channels_of(moments[row][moment][1], [one])[0] for row in configs])  # (2 ξ, h, w)
+    maps = torch.cat([channels_of(stages[row][moment][1], [one])[0] for row in pair])  # (2 ξ, h, w)
     for ax, values in zip(axes[r, 1:], maps, strict=True):
         heat(ax, values, one)
-for ax, name in zip(axes[0], ["image", *(f"{row}, {j + 1}" for row in configs for j in range(3))], strict=True):
+for ax, name in zip(axes[0], ["image", *(f"{row}, {j + 1}" for row in pair for j in range(3))], strict=True):
     ax.set_title(name, fontsize=9)
 show(
     figure,
@@ -470,15 +510,13 @@ PARTS = {
     "by an even map, %": "group_parts/mass_even",
 }
 
-live = [record for _, record in trained.values()]
-show_table(
-    summarise(wanted.table("mc/live", live), PARTS, "CE and"), foot="Trained on this page. " + provenance_line(live)
-)
+live = study.live_frame(trained)
+show_table(summarize(live, PARTS, "CE and"), foot="Trained on this page. " + study.foot(live))
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2), sharey=True)
-for ax, (row, (_, record)) in zip(axes, trained.items(), strict=True):
-    counts = record.load_arrays()["group_parts/by_class"]  # (c, P + 1)
+for ax, (row, network) in zip(axes, trained.items(), strict=True):
+    counts = network.record.load_arrays()["group_parts/by_class"]  # (c, P + 1)
     picture = ax.imshow(counts, cmap="Blues", vmin=0, vmax=3, aspect="auto")
     for c, values in enumerate(counts):
         for k, value in enumerate(values):
@@ -512,8 +550,9 @@ show(
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.1))
-for (row, (_, record)), color, mark in zip(trained.items(), COLORS, "os", strict=False):
-    measured = [(count, final) for count, _, final in moments[row].values() if "group_parts/h" in final]
+for (row, network), color, mark in zip(trained.items(), COLORS, "os", strict=False):
+    record = network.record
+    measured = [(count, final) for count, _, final in stages[row].values() if "group_parts/h" in final]
     axes[0].plot(
         *zip(*((n, f["group_parts/h"]) for n, f in measured), strict=True), mark, color=color, label=f"{row}, test"
     )
@@ -521,7 +560,7 @@ for (row, (_, record)), color, mark in zip(trained.items(), COLORS, "os", strict
         *zip(*((n, f["group_parts/parts"]) for n, f in measured), strict=True), f"-{mark}", color=color, label=row
     )
     if "div" in record.history[0]:
-        weight = configs[row].method_args["mu"] * configs[row].method_args["lam"]
+        weight = pair[row].method_args["mu"] * pair[row].method_args["lam"]
         epoch, value = zip(*((e["epoch"], -e["div"] / weight) for e in record.history), strict=True)
         axes[0].plot(epoch, value, color=color, label=f"{row}, training")
 axes[0].axhline(3, color=COLORS[6], ls=":", lw=1)
@@ -543,27 +582,39 @@ show(
 #
 # ## Ablations
 #
-# From here on tables are drawn from committed records where there are some; the line under each says what was run. While the page was built in the quick
-# profile each row was also run for a few steps, to prove that it still runs.
+# From here on tables are drawn from committed records; the line under each says what was run.
 #
 # **Components.** The first row is the baseline with the *same* head and the same widened last stage: without it the head's BN, ELU and hidden
 # layer would be credited to the loss.
 
+# %% tags=["experiment"]
+components = study.run(
+    "components",
+    {
+        "CE, the same head": mutual_channel(mu=0.0),
+        "CE + dis": mutual_channel(parts="dis"),
+        "CE + div": mutual_channel(parts="div"),
+        "CE + MC, no mask": mutual_channel(drop=0.0),
+        "CE + MC, average instead of max": mutual_channel(cross_channel="avg"),
+        "CE + MC": mutual_channel(),
+    },
+    metrics=["group_parts"],
+)
+
 # %% tags=["table"]
-components, by_loss = measure("mc/components")
-show_table(summarise(by_loss, PARTS, "loss"), foot=provenance_line(components))
+show_table(summarize(components, PARTS, "loss"), foot=study.foot(components))
 
 # %% [markdown]
 # **How many channels?** At ξ = 1 there is nothing to be diverse: $h$ is 1 with no gradient, and MC-Loss is discriminality alone. A larger ξ
 # widens the last stage too, so a gain may come from width.
 
-# %%
-widths, by_xi = measure("mc/xi")
-by_xi["xi"] = by_xi["row"].astype(int)
+# %% tags=["experiment"]
+by_xi = study.run("xi", {str(n): mutual_channel(xi=n) for n in xis}, metrics=["group_parts"])
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 3))
-values = sorted(by_xi["xi"].unique())
+by_xi["ξ"] = by_xi["variant"].astype(int)
+values = sorted(xis)
 for ax, (key, title), color in zip(
     axes,
     [("test_accuracy", "test accuracy"), ("group_parts/parts", "distinct parts"), ("group_parts/h", "h")],
@@ -571,7 +622,7 @@ for ax, (key, title), color in zip(
     strict=False,
 ):
     if key in by_xi:
-        curve(ax, values, by_xi, "xi", key, color=color)
+        curve(ax, values, by_xi, "ξ", key, color=color)
     ax.set(xlabel="ξ", title=title)
 show(
     figure,
@@ -582,43 +633,61 @@ show(
 )
 
 # %% tags=["table"]
-show_table(summarise(by_xi, PARTS, "ξ"), foot=provenance_line(widths))
+show_table(summarize(by_xi, PARTS, "ξ"), foot=study.foot(by_xi))
 
 # %% [markdown]
 # **How many hidden?** The mask leaves the network unchanged; only $L_{dis}$ sees it.
 
+# %% tags=["experiment"]
+by_mask = study.run("mask", {f"{drop:g}": mutual_channel(drop=drop) for drop in drops}, metrics=["group_parts"])
+
 # %% tags=["table"]
-masks, by_mask = measure("mc/mask")
-show_table(summarise(by_mask, PARTS, "channels hidden"), foot=provenance_line(masks))
+show_table(summarize(by_mask, PARTS, "fraction hidden"), foot=study.foot(by_mask))
 
 # %% [markdown]
 # **Weights.** The grid over μ and λ, around what the released code uses from scratch (μ = 1.5, λ = 4.44, see below).
 
+# %% tags=["experiment"]
+grid = {f"μ {m:g}, λ {w:g}": mutual_channel(mu=m, lam=w) for m in mus for w in lambdas}
+by_weight = study.run("weights", grid, metrics=["group_parts"])
+
 # %% tags=["table"]
-grid, by_weight = measure("mc/weights")
-show_table(summarise(by_weight, PARTS, "weights"), foot=provenance_line(grid))
+show_table(summarize(by_weight, PARTS, "weights"), foot=study.foot(by_weight))
 
 # %% [markdown]
 # **Pairwise Confusion beside it**, on the same network with the same head.
 
+# %% tags=["experiment"]
+by_confusion = study.run(
+    "confusion",
+    {
+        "CE, the same head": mutual_channel(mu=0.0),
+        "CE + PC": mutual_channel(mu=0.0, confusion=confusion_weight),
+        "CE + MC": mutual_channel(),
+        "CE + MC + PC": mutual_channel(confusion=confusion_weight),
+    },
+    metrics=["group_parts"],
+)
+
 # %% tags=["table"]
-confusions, by_confusion = measure("mc/confusion")
-show_table(summarise(by_confusion, PARTS, "loss"), foot=provenance_line(confusions))
+show_table(summarize(by_confusion, PARTS, "loss"), foot=study.foot(by_confusion))
 
 # %% [markdown]
 # **Another backbone.** The loss is a plug-in: it needs a map and nothing else. The first four blocks of a narrow VGG-11, for the paper's VGG:
 
-# %% tags=["table"]
-other, by_other = measure("mc/vgg")
-show_table(summarise(by_other, PARTS, "VGG"), foot=provenance_line(other))
+# %% tags=["experiment"]
+vgg = {"backbone": "vgg", "backbone_args": {"depth": 11, "blocks": 4, "width": 16, "last_channels": num_classes * xi}}
+by_other = study.run(
+    "vgg",
+    {
+        name: Config.from_dict(mutual_channel(mu=m).to_dict() | vgg)
+        for name, m in {"CE, the same head": 0.0, "CE + MC": mu}.items()
+    },
+    metrics=["group_parts"],
+)
 
-# %% [markdown]
-# **Cars, from scratch.** Real images, 196 classes, one GPU. Parts are not known there, so accuracy is all there is.
-
 # %% tags=["table"]
-for name, label in {"mc/cars": "loss", "mc/cars_xi": "ξ"}.items():
-    records, table = measure(name)
-    show_table(summarise(table, {"test accuracy, %": "test_accuracy"}, label), foot=provenance_line(records))
+show_table(summarize(by_other, PARTS, "VGG"), foot=study.foot(by_other))
 
 # %% [markdown]
 # **From scratch or fine-tuned?** The author of the released code says there that MC-Loss is not well suited to fine-tuning and that its gain
@@ -810,14 +879,14 @@ show(
 
 # %% tags=["table"]
 lines = []
-for row, (_, record) in trained.items():
-    accuracy = [epoch["val_accuracy"] for epoch in record.history if epoch.get("val_accuracy") is not None]
+for row, network in trained.items():
+    accuracy = [epoch["val_accuracy"] for epoch in network.record.history if epoch.get("val_accuracy") is not None]
     if accuracy:
         line = {"CE and": row, "epochs tested": len(accuracy), "last, %": f"{100 * accuracy[-1]:.1f}"}
         lines.append(
             line | {"best, %": f"{100 * max(accuracy):.1f}", "gained": f"{100 * (max(accuracy) - accuracy[-1]):.1f}"}
         )
-show_table(pd.DataFrame(lines), foot=provenance_line(live))
+show_table(pd.DataFrame(lines), foot=study.foot(live))
 
 # %% [markdown]
 # Other places where results part ways:
