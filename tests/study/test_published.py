@@ -1,15 +1,20 @@
 """Published figures: none without a source and a certainty, and each beside the runs of its protocol."""
 
-from types import SimpleNamespace
-
-import pandas as pd
 import pytest
 import yaml
 
-from fgvc_study import published, wanted
-from fgvc_study.wanted import Group
+from fgvc_lib.config import Config
+from fgvc_study import published
+from fgvc_study.experiment import Experiment
 
-GOOD = {"group": "a/paper_x", "row": "one", "value": 87.3, "source": "paper", "certainty": "sure"}
+GOOD = {
+    "experiment": "03_x/components",
+    "variant": "one",
+    "dataset": "cub",
+    "value": 87.3,
+    "source": "paper",
+    "certainty": "sure",
+}
 
 
 def write(path, *rows):
@@ -18,15 +23,9 @@ def write(path, *rows):
 
 
 @pytest.fixture
-def one_group(monkeypatch):
-    rows = {"one": {}, "two": {"lr": 0.2}}
-    groups = {
-        "a/paper_x": Group("a/paper_x", "ch", 1, "?", {}, rows, {"paper": {}}),
-        "a/other": Group("a/other", "ch", 1, "?", {}, rows, {"quick": {}}),
-        "a/sweep": Group("a/sweep", "ch", 3, "?", {}, rows, {"paper": {}}),
-    }
-    monkeypatch.setattr(wanted, "groups", lambda: groups)
-    monkeypatch.setattr(wanted, "recorded", lambda **_: [])
+def asked(monkeypatch):
+    configs = {"one": tuple(Config(data="cub", seed=seed) for seed in (0, 1)), "two": (Config(data="cub", lr=0.2),)}
+    monkeypatch.setattr(published, "asked", lambda profile, chapter: {"components": Experiment("components", configs)})
 
 
 @pytest.mark.parametrize(
@@ -44,30 +43,24 @@ def test_a_figure_without_source_or_certainty_is_refused(tmp_path, changes, mess
         published.figures(write(tmp_path / "published.yaml", GOOD | changes))
 
 
-def test_every_row_has_a_line_and_no_figure_is_lost(tmp_path, one_group):
-    path = write(tmp_path / "published.yaml", GOOD, GOOD | {"value": 86.25, "certainty": "log"}, GOOD | {"value": 87.0})
-    table = published.table(path)
-    assert list(table["row"]) == ["one", "one", "one", "two"]
-    assert list(table["published, %"]) == ["87.3", "86.25", "87.0", ""]
-    assert list(table["certainty"]) == ["sure", "log", "sure", ""]
-    assert set(table["measured, %"]) == {""}
-    assert set(table["experiment"]) == {"a/paper_x"}
-    with pytest.raises(ValueError, match="a/paper_x three"):
-        published.table(write(tmp_path / "published.yaml", GOOD | {"row": "three"}))
+def test_every_figure_has_a_line_and_what_was_measured_stands_beside(tmp_path, asked, monkeypatch):
+    class Measured:
+        diverged = False
+
+        def __init__(self, accuracy):
+            self.final = {"test_accuracy": accuracy}
+
+    monkeypatch.setattr(published, "find", lambda config: Measured(0.87 + config.seed / 100))
+    cars = GOOD | {"value": 86.25, "certainty": "log", "dataset": "cars"}
+    table = published.table(write(tmp_path / "published.yaml", GOOD, cars))
+    assert list(table["published, %"]) == ["87.3", "86.25"]
+    assert list(table["certainty"]) == ["sure", "log"]
+    assert list(table["measured, %"]) == ["87.5 ± 0.7", ""]
+    with pytest.raises(ValueError, match="profile paper has no variant 'three' of 03_x/components"):
+        published.table(write(tmp_path / "published.yaml", GOOD | {"variant": "three"}))
 
 
-def test_measured_accuracies_stand_beside(tmp_path, one_group, monkeypatch):
-    runs = pd.DataFrame({"row": ["one", "one", "two"], "test_accuracy": [0.87, 0.88, 0.5]})
-    monkeypatch.setattr(wanted, "records", lambda name, profiles: [SimpleNamespace()])
-    monkeypatch.setattr(wanted, "table", lambda name, records: runs)
-    table = published.table(write(tmp_path / "published.yaml", GOOD))
-    assert list(table["measured, %"]) == ["87.50 ± 0.71", "50.00"]
-
-
-def test_what_is_published_stands_beside_rows_that_exist_and_every_method_has_a_protocol():
+def test_what_is_published_stands_beside_variants_that_exist():
     table = published.table()
-    assert {name.split("/")[0] for name in table["experiment"]} == {"center", "mc", "bcnn", "cin", "tasn", "ap"}
-    assert len(published.figures()) == (table["published, %"] != "").sum()
-    groups = {n: g for n, g in wanted.groups().items() if "/paper_" in n}
-    assert all(set(g.profiles) == {"paper"} and g.priority == 1 for g in groups.values())  # never part of a build
-    assert all(len(g.rows) >= 2 for g in groups.values())  # a baseline beside the method
+    assert len(table) == len(published.figures())
+    assert {name.split("/")[0][:2] for name in table["experiment"]} == {"03", "04", "05", "06", "07"}

@@ -1,13 +1,12 @@
 """Costs that can be counted by hand, and predictions that can be resampled."""
 
 import numpy as np
-import pytest
 import torch
 
 from fgvc_lib.backbones import lenet_pp
 from fgvc_lib.data import load
 from fgvc_study.metrics.cost import cost
-from fgvc_study.metrics.predictions import bootstrap, correct
+from fgvc_study.metrics.predictions import correct
 from fgvc_lib.methods.center import Center
 
 
@@ -31,14 +30,3 @@ def test_correct_is_one_bit_an_image():
     found = correct(Center(lenet_pp(feature_dim=2), 10), data, "cpu")["test"]
     assert found.dtype == np.uint8
     assert len(found) == -(-len(data.test) // 8)
-
-
-def test_bootstrap_by_hand():
-    a = np.array([[True, True, False, False]] * 3)
-    assert bootstrap(a, a) == (0.0, 0.0)
-    low, high = bootstrap(np.ones((2, 50), bool), np.zeros((2, 50), bool))
-    assert low == high == 1.0
-    low, high = bootstrap(a, ~a)
-    assert low < 0 < high
-    with pytest.raises(ValueError, match=r"must be \(seeds, images\) alike"):
-        bootstrap(a, a[:1])

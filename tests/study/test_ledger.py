@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fgvc_study import claims, wanted
-from fgvc_study.claims import Claim, decide, judge
-from fgvc_study.claims import claims as read_claims
+from fgvc_study import ledger
+from fgvc_study.experiment import table
+from fgvc_study.ledger import Claim, claims, decide, judge
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,31 +51,25 @@ def claim(**test):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """A group with two rows of three seeds, whose numbers a test can change."""
+    """An experiment with three variants of three seeds, whose numbers a test can change."""
     numbers = {"a": [0.9, 0.8, 0.85], "b": [0.5, 0.45, 0.4], "c": [0.89, 0.81, 0.85]}
 
-    class FakeRecord:
-        def __init__(self, row, seed):
-            self.id, self.row, self.diverged = f"{row}{seed}", row, np.isnan(numbers[row][seed])
+    def recorded(name):
+        rows = [(v, s, x, f"{v}{s}", np.isnan(x)) for v, values in numbers.items() for s, x in enumerate(values)]
+        runs = pd.DataFrame(rows, columns=["variant", "seed", "test_accuracy", "id", "diverged"])
+        return runs, {name: name for name in runs["id"]}
 
-    monkeypatch.setattr(wanted, "records", lambda name: [FakeRecord(row, s) for row in numbers for s in range(3)])
-    monkeypatch.setattr(wanted, "labels", lambda name, found: [r.row for r in found])
-
-    def table(name, found):
-        rows = [(row, s, v, f"{row}{s}") for row, values in numbers.items() for s, v in enumerate(values)]
-        return pd.DataFrame(rows, columns=["row", "seed", "test_accuracy", "id"]).dropna()
-
-    monkeypatch.setattr(wanted, "table", table)
+    monkeypatch.setattr(ledger, "recorded", recorded)
     return numbers
 
 
 def test_a_changed_record_changes_the_verdict(measured):
-    row = claim(group="g", a="a", b="b", value="test_accuracy", side="greater", band=0.01)
+    row = claim(experiment="03_x/g", a="a", b="b", value="test_accuracy", side="greater", band=0.01)
     before = judge(row)
     assert before.verdict == "reproduced"
     assert before.seeds == 3
     assert before.effect == pytest.approx(0.4)
-    assert {r.id for r in before.records} == {"a0", "a1", "a2", "b0", "b1", "b2"}
+    assert set(before.records) == {"a0", "a1", "a2", "b0", "b1", "b2"}
     measured["b"][:] = [1.0, 0.9, 0.96]
     assert judge(row).verdict == "not reproduced"
     measured["b"][:] = [0.1, 0.99, 0.5]
@@ -83,7 +77,7 @@ def test_a_changed_record_changes_the_verdict(measured):
 
 
 def test_runs_that_diverged_are_left_out_and_told_of(measured):
-    row = claim(group="g", a="a", b="b", value="test_accuracy", side="greater", band=0.01)
+    row = claim(experiment="03_x/g", a="a", b="b", value="test_accuracy", side="greater", band=0.01)
     measured["b"][1] = np.nan
     verdict = judge(row)
     assert verdict.seeds == 2
@@ -92,20 +86,20 @@ def test_runs_that_diverged_are_left_out_and_told_of(measured):
     measured["a"][0] = np.nan
     verdict = judge(row)
     assert verdict.verdict == "inconclusive"
-    assert verdict.why == "no seed finished both a and b; 3 more runs diverged"
+    assert verdict.why == "no seed has test_accuracy of both a and b; 3 more runs diverged"
     measured["a"][:] = [np.nan] * 3
     assert judge(row).verdict == "inconclusive"
 
 
-def test_against_several_rows_the_least_favourable_counts(measured):
-    row = claim(group="g", a="a", b=["b", "c"], value="test_accuracy", side="greater", band=0.05)
+def test_against_several_variants_the_least_favorable_counts(measured):
+    row = claim(experiment="03_x/g", a="a", b=["b", "c"], value="test_accuracy", side="greater", band=0.05)
     assert judge(row).verdict == "not reproduced"  # c is the same within the band
 
 
-def test_missing_rows_are_said_to_be_missing(measured, monkeypatch):
-    row = claim(group="g", a="a", b="nobody", value="test_accuracy", side="greater", band=0.01)
+def test_missing_variants_are_said_to_be_missing(measured, monkeypatch):
+    row = claim(experiment="03_x/g", a="a", b="nobody", value="test_accuracy", side="greater", band=0.01)
     assert judge(row).verdict == "not measured yet"
-    monkeypatch.setattr(wanted, "records", lambda name: [])
+    monkeypatch.setattr(ledger, "recorded", lambda name: (pd.DataFrame(), {}))
     assert judge(row).verdict == "not measured yet"
 
 
@@ -113,7 +107,7 @@ def test_benchmarks_and_reasons(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "data" / "benchmarks"
     folder.mkdir(parents=True)
-    (tmp_path / "data" / "runs.yaml").write_text("groups: {}\n")
+    (tmp_path / "data" / "claims.yaml").write_text("claims: []\n")
     row = claim(benchmark="speed-cpu", key="rows.0.ratio", side="greater", bound=2.0)
     assert judge(row).verdict == "not measured yet"
     (folder / "speed-cpu.json").write_text(json.dumps({"rows": [{"ratio": 2.5}]}))
@@ -127,9 +121,8 @@ def test_benchmarks_and_reasons(tmp_path, monkeypatch):
 
 
 def test_every_row_of_the_ledger_is_sound():
-    """Groups, rows, tests and chapters that the ledger names exist."""
-    groups = wanted.groups()
-    for row in read_claims():
+    """Experiments, variants, tests and chapters that the ledger names exist."""
+    for row in claims():
         assert (ROOT / "notebooks" / f"{row.chapter}.py").is_file(), row.id
         source = (ROOT / "notebooks" / f"{row.chapter}.py").read_text()
         headings = re.findall(r"^# #+ (.+)$", source, re.MULTILINE)
@@ -137,11 +130,13 @@ def test_every_row_of_the_ledger_is_sound():
         anchors |= set(re.findall(r'name="(fig-[a-z0-9-]+)"', source))
         assert row.anchor in anchors, f"{row.id}: {row.anchor} is no figure or section of {row.chapter}"
         test = row.test
-        if "group" in test:
-            labels = groups[test["group"]].rows
+        if "experiment" in test:
+            chapter, name = test["experiment"].split("/")
+            known = [table(profile, chapter).get(name) for profile in ledger.STRONGEST]
+            labels = {label for experiment in known if experiment for label in experiment.variants}
             others = test["b"] if isinstance(test.get("b"), list) else [test.get("b", test["a"])]
-            assert {test["a"], *others} <= set(labels), row.id
-            assert test["side"] in claims.SIDES, row.id
+            assert {test["a"], *others} <= labels, row.id
+            assert test["side"] in ledger.SIDES, row.id
             assert test["band"] >= 0, row.id
             assert "value" in test or {"a_value", "b_value"} <= set(test), row.id
         elif "test" in test:
@@ -155,7 +150,7 @@ def test_an_incomplete_or_repeated_row_is_refused(tmp_path):
     path = tmp_path / "claims.yaml"
     path.write_text("claims:\n  - {id: a, method: x}\n")
     with pytest.raises(ValueError, match=r"claim a lacks or has too much of anchor, chapter, claim, source, test"):
-        read_claims(path)
+        claims(path)
     path.write_text("claims:\n  - {id: a}\n  - {id: a}\n")
     with pytest.raises(ValueError, match="names a claim twice"):
-        read_claims(path)
+        claims(path)
