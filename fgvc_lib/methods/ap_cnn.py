@@ -171,7 +171,7 @@ class APCNN(Method):
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        self.check_batch(images, labels)
+        labels = self.check_batch(images, labels)
         if self.training and len(images) < 2:
             raise ValueError(
                 f"AP-CNN's heads normalise over the batch, so training needs at least 2 images, got {len(images)}"

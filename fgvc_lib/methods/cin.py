@@ -173,8 +173,8 @@ class CIN(Method):
         )
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        self.check_batch(images, labels)
-        self.base.label_smoothing = self.label_smoothing
+        labels = self.check_batch(images, labels)
+        self.base.label_smoothing, self.base.splits = self.label_smoothing, self.splits
         seen: list[tuple[Tensor, Tensor]] = []
         self.attached.seen = seen
         try:
@@ -233,5 +233,5 @@ class CIN(Method):
             added = [*self.attached.parameters()]
             added += [p for module in (self.cci, self.project) if module is not None for p in module.parameters()]
             new = [p for p in added if id(p) not in trained]
-            phases.append(Phase(phase.groups + [{"params": new}] * bool(new), phase.share, phase.name))
+            phases.append(Phase(phase.groups + [{"params": new}] * bool(new), phase.fraction, phase.name))
         return phases

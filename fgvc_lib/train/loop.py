@@ -125,6 +125,7 @@ def _train(
     method = cast(Method, method)
     seed_everything(config.seed + rank)  # for what draws from the global generators, such as dropout
     method.seed(config.seed, rank)
+    method.splits = world * config.accumulate
     ema = None
     if config.ema is not None:  # averages parameters, copies buffers
         ema = AveragedModel(method, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]

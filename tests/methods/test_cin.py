@@ -165,7 +165,7 @@ def test_base_keeps_its_state_smoothing_generators_and_phases():
     out = method(images, labels)
     torch.testing.assert_close(out.terms["ce"], F.cross_entropy(out.logits, labels, label_smoothing=0.3))
     head, everything = small(base="bcnn", base_args={"head_share": 0.25}).phases()
-    assert (head.share, everything.share) == (0.25, 0.75)
+    assert (head.fraction, everything.fraction) == (0.25, 0.75)
     method = small(base="bcnn", base_args={"head_share": 0.25})
     names = {id(p): k for k, p in method.named_parameters()}
     for phase, backbone in zip(method.phases(), (False, True), strict=True):

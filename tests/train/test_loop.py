@@ -52,11 +52,11 @@ class Probe(Method):
         self.forwards = 0
 
     def phases(self) -> list[Phase]:
-        everything = Phase([{"params": list(self.parameters())}], share=1 / self.number_of_phases, name="all")
+        everything = Phase([{"params": list(self.parameters())}], fraction=1 / self.number_of_phases, name="all")
         if self.number_of_phases == 1:
             return [everything]
         head = [{"params": list(self.head.parameters()), "lr_scale": 10.0, "weight_decay": 0.0}]
-        return [Phase(head, share=0.5, name="head"), everything]
+        return [Phase(head, fraction=0.5, name="head"), everything]
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         features = self.body(images).mean((2, 3))
