@@ -13,13 +13,13 @@ from fgvc_lib.measures.groups import group_parts
 from fgvc_lib.methods.baseline import Baseline
 from fgvc_lib.methods.mutual_channel import MutualChannel
 
-SIZE = 32  # images of 32 px, maps of 4 × 4 cells of 8 px
+SIZE = 32  # images of 32 px, maps of 4 × 4; position j of a ResNet looks at pixel 8 j
 
 
 def data(n=6):
     masks = np.zeros((n, 2, SIZE, SIZE), bool)
-    masks[:, 0, :8, :8] = True  # cell (0, 0)
-    masks[:, 1, 24:, 24:] = True  # cell (3, 3)
+    masks[:, 0, :4, :4] = True  # position (0, 0)
+    masks[:, 1, 20:, 20:] = True  # position (3, 3)
     parts = {"masks": masks, "deciding": np.arange(n) % 2}
     split = Split(np.zeros((n, 3, SIZE, SIZE), np.uint8), torch.arange(n) % 2, parts)
     return ImageData(
