@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from fgvc_lib.data import birds
-from fgvc_lib.results.plots import COLORS, style
+from fgvc_study.plots import COLORS, style
 
 
 def sheet(folder: Path, *, columns: int = 6, size: int = 192) -> None:

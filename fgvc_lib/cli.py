@@ -190,7 +190,7 @@ def runs(
     device: Device = None,
 ) -> None:
     """Measure the runs that data/runs.yaml wants and that have no record yet, the most wanted first."""
-    from fgvc_lib.results import queue, wanted
+    from fgvc_study import queue, wanted
 
     k, slash, n = share.partition("/")
     if not (slash and k.isdigit() and n.isdigit() and int(k) < int(n)):
@@ -198,7 +198,7 @@ def runs(
     if min(jobs, processes) < 1 or tflops <= 0:
         raise ValueError(f"jobs, processes and tflops must be positive, got {jobs}, {processes} and {tflops}")
     if dry_run or configs is not None:
-        from fgvc_lib.results import rehearsal
+        from fgvc_study import rehearsal
 
         if configs is not None:
             for path in rehearsal.write_configs(profile, configs, only=only):
@@ -229,7 +229,7 @@ def weights(
     A file for each network, taken from the build folder where it is trained already, and manifest.json with the
     checksums. Chapters and `results.trained` use them in place of training where FGVC_WEIGHTS names the folder.
     """
-    from fgvc_lib.results import release
+    from fgvc_study import release
 
     if dirty := release.write_all(profile, folder, only=only, device=device):
         print(f"note: {dirty} of them trained with uncommitted changes: not for a release", file=sys.stderr)

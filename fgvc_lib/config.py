@@ -40,7 +40,7 @@ class Config:
         precision: ``float32``, ``bfloat16`` or ``float16`` autocast, or ``auto``: bfloat16 where the GPU computes in it
             natively, float16 on older GPUs, float32 on a CPU.
         compile: run the method under ``torch.compile``.
-        measures: names of :data:`fgvc_lib.measures.MEASURES`, taken on the trained method and kept in the record.
+        measures: names of :data:`fgvc_study.metrics.MEASURES`, taken on the trained method and kept in the record.
         seed: of weights, batch order, augmentation and the method's generators.
     """
 

@@ -219,7 +219,7 @@ def test_runs_lists_measures_or_shares_what_is_missing(fgvc: Run, monkeypatch: p
     from types import SimpleNamespace
 
     from fgvc_lib.config import Config
-    from fgvc_lib.results import queue, wanted
+    from fgvc_study import queue, wanted
 
     asked: list[Any] = []
     group = SimpleNamespace(name="ch/table", priority=2)

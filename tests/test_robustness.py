@@ -116,7 +116,7 @@ def test_which_plain_data_stands_for_which_type(value: Any, hint: Any, good: boo
 
 
 def test_every_wanted_run_and_every_default_has_arguments_of_the_right_types() -> None:
-    from fgvc_lib.results import wanted
+    from fgvc_study import wanted
 
     for group in wanted.groups().values():
         for profile in group.profiles:
@@ -178,7 +178,7 @@ def test_a_disk_that_fills_while_a_file_is_written_leaves_nothing_of_it(tmp_path
         import resource, signal
         import numpy as np
         from fgvc_lib.data.cache import cached
-        from fgvc_lib.results.files import replacing
+        from fgvc_study.files import replacing
         from fgvc_lib.train.checkpoint import write_atomically
         from pathlib import Path
 

@@ -62,16 +62,18 @@ def roi_parts(method: Method, data: ImageData, device: str) -> dict[str, float |
     bird = torch.from_numpy(truth["masks"].any(1))  # (N, H, W)
     size = (data.image_size, data.image_size)
     maps = _with_masks(method, data, device)
+    centers = _centers(method)
     found: dict[str, float | np.ndarray] = {}
     for name, boxes in _boxes(maps).items():
         found[f"{name}/recall"] = _mean(box_recall(boxes, part_boxes))
         found[f"{name}/recall_elsewhere"] = _mean(box_recall(boxes, part_boxes.roll(-1, 0)))
         found[f"{name}/area"] = _mean(box_area(boxes, size))
     for name, mask in _masks(maps).items():
-        share, even = mass_on_part(mask, part_masks)
-        found[f"{name}/pointing"] = _mean(pointing_game(mask, part_masks))
-        found[f"{name}/pointing_elsewhere"] = _mean(pointing_game(mask, part_masks.roll(-1, 0)))
-        found[f"{name}/pointing_any"] = _mean(pointing_game(mask, bird))
+        center = centers.get(name)
+        share, even = mass_on_part(mask, part_masks, center=center)
+        found[f"{name}/pointing"] = _mean(pointing_game(mask, part_masks, center=center))
+        found[f"{name}/pointing_elsewhere"] = _mean(pointing_game(mask, part_masks.roll(-1, 0), center=center))
+        found[f"{name}/pointing_any"] = _mean(pointing_game(mask, bird, center=center))
         found[f"{name}/mass"] = _mean(share) / _mean(even)
         found[f"{name}/saturated"] = _mean(((mask < 0.01) | (mask > 0.99)).float())
     return found
@@ -99,13 +101,14 @@ def roi_points(
     points = torch.from_numpy(_parts(data, "points")["points"]).float()  # (N, P, 2)
     side = data.image_size
     maps = _with_masks(method, data, device)
+    centers = _centers(method)
     found: dict[str, float | np.ndarray] = {}
     for name, boxes in _boxes(maps).items():
         found[f"{name}/points"] = _mean(points_in_boxes(boxes, points))
         found[f"{name}/points_elsewhere"] = _mean(points_in_boxes(boxes, points.roll(-1, 0)))
         found[f"{name}/area"] = _mean(box_area(boxes, (side, side)))
     for name, mask in _masks(maps).items():
-        peak = peaks(mask[:, None], (side, side))[:, 0]  # (N, 2)
+        peak = peaks(mask[:, None], (side, side), center=centers.get(name))[:, 0]  # (N, 2)
         found[f"{name}/pointing"] = _mean(near_a_point(peak, points, tolerance=tolerance * side))
         found[f"{name}/pointing_elsewhere"] = _mean(near_a_point(peak, points.roll(-1, 0), tolerance=tolerance * side))
     return found
@@ -190,6 +193,13 @@ def _boxes(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _masks(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``(N, h, w)`` by level."""
     return {name.removeprefix("mask_"): mask[:, 0] for name, mask in maps.items() if name.startswith("mask_")}
+
+
+def _centers(method: Method) -> dict[str, float]:
+    """Where the first position of each level's mask looks, by level; empty for another method than AP-CNN."""
+    if not isinstance(method, APCNN):
+        return {}
+    return {name: method.backbone.centers[stage] for name, stage in zip(method.level_names, method.levels, strict=True)}
 
 
 def _mean(values: Tensor) -> float:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fgvc_lib.backbones import Backbone
 from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.loader import Loader
 from fgvc_lib.layers.channel_interaction import Scale, SelfChannelInteraction, channel_relation
@@ -36,10 +37,13 @@ def complements(method: Method, data: ImageData, device: str) -> dict[str, float
     block = method.attached.block
     scale = block.scale if isinstance(block, SelfChannelInteraction) else "positions"
     masks = torch.from_numpy(data.test.parts["masks"])  # (N, P, H, W)
+    backbone = method.base.backbone
+    assert isinstance(backbone, Backbone)
+    center = next(backbone.centers[k] for k, stage in backbone.blocks.items() if method.attached in stage.modules())
     total: dict[str, Tensor] = {}
     for images, _, rows in Loader(data, "test", 64, train=False, seed=0, device=device).epoch(0):
         x = method(images).maps["block_input"].float()  # (B, c, h, w)
-        parts = channel_parts_of(x, masks[rows].to(x.device))  # (B, c)
+        parts = channel_parts_of(x, masks[rows].to(x.device), center=center)  # (B, c)
         counts = compare_channels(x, parts, scale=scale)
         counts["on_part"] = torch.stack([(parts >= 0).sum(), torch.tensor(parts.numel(), device=x.device)])
         for name, count in counts.items():
@@ -47,17 +51,18 @@ def complements(method: Method, data: ImageData, device: str) -> dict[str, float
     return {name: float(count[0] / count[1]) for name, count in total.items()}
 
 
-def channel_parts_of(x: Tensor, masks: Tensor) -> Tensor:
-    """The part that each channel lies on: the one its map peaks on, or within half a cell of.
+def channel_parts_of(x: Tensor, masks: Tensor, *, center: float | None = None) -> Tensor:
+    """The part that each channel lies on: the one its map peaks on, or within half a stride of.
 
     Args:
         x: ``(B, c, h, w)``, not negative.
         masks: bool ``(B, P, H, W)``.
+        center: of :func:`~fgvc_study.metrics.parts.position_of_pixel`.
 
     Returns:
         ``(B, c)`` int64, -1 for channels that peak beside every part or are zero everywhere.
     """
-    parts = peak_parts(x, masks, tolerance=0.5 * masks.shape[3] / x.shape[3])
+    parts = peak_parts(x, masks, tolerance=0.5 * masks.shape[3] / x.shape[3], center=center)
     return torch.where(x.flatten(2).amax(2) > 0, parts, -1)
 
 

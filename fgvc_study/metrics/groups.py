@@ -22,7 +22,7 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
     """How many parts the ξ channels of an image's true class peak on, and whether on the part that decides.
 
     On at most ``limit`` test images, chosen at random but always the same. A channel lies on the part its map peaks
-    on, or within half a cell of; one that is zero everywhere lies on none. Means over images:
+    on, or within half a stride of; one that is zero everywhere lies on none. Means over images:
 
     ``parts``: different parts among the channels of the true class. ``on_part``: share of those channels on any part.
     ``deciding``: share of them on the deciding part; ``deciding_hit``: share of images with at least one there.
@@ -43,6 +43,7 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
             raise ValueError(f"data set {data.name!r} has no {name} of parts: use one that has, such as 'birds'")
     method.eval()
     classes, count = method.num_classes, len(data.part_names)
+    center = method.backbone.centers[method.backbone.last]
     order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
     keep = order[:limit].sort().values.numpy()
     masks = torch.from_numpy(np.asarray(data.test.parts["masks"][keep]))  # (n, P, H, W)
@@ -55,9 +56,10 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
         features = method(images).maps["features"].float()  # (B, N, h, w)
         mine = class_maps(features, labels, classes)  # (B, ξ, h, w)
         own, decides = masks[rows.cpu()].to(mine.device), deciding[rows.cpu()].to(mine.device)
-        parts = channel_parts_of(mine, own)  # (B, ξ)
+        parts = channel_parts_of(mine, own, center=center)  # (B, ξ)
         hit = (parts == decides[:, None]).float()
-        share, even = mass_on_part(mine.amax(1).clamp(min=0), own[torch.arange(len(own), device=own.device), decides])
+        part = own[torch.arange(len(own), device=own.device), decides]  # (B, H, W)
+        share, even = mass_on_part(mine.amax(1).clamp(min=0), part, center=center)
         spread = group_diversity(features, classes)  # (B, c)
         batch = {
             "parts": distinct_parts(parts).float(),

@@ -1,8 +1,8 @@
 """Maps, boxes and sampled grids against the ground truth of parts.
 
 All functions take tensors and give one number per image (NaN where the part is not to be seen), so that a mean over
-images, ``nanmean``, is a rate. Pixel coordinates run from 0 to the side of the image; the centre of the first pixel is
-0.5. Maps may be coarser than the image; they cover the same square.
+images, ``nanmean``, is a rate. Pixel coordinates run from 0 to the side of the image; the center of the first pixel is
+0.5. Maps may be coarser than the image; :func:`position_of_pixel` says which position looks at which pixel.
 """
 
 from __future__ import annotations
@@ -14,30 +14,54 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def peaks(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def position_of_pixel(positions: int, side: int, *, center: float | None = None) -> Tensor:
+    r"""Which position of a map looks at each pixel along an axis, as a fractional index.
+
+    Position j looks at the pixel coordinate :math:`x_0 + j s` with the stride :math:`s = \text{side} /
+    \text{positions}`; pixels beyond the first and last of these belong to the first and last position.
+
+    Args:
+        positions: of the map along the axis.
+        side: pixels of the image along it.
+        center: :math:`x_0`, where the first position's receptive field is centered, as in
+            :attr:`fgvc_lib.backbones.Backbone.centers`: 0.5 for a ResNet, whose maps look half a stride further up
+            and left than the squares that are usually drawn. None for those squares, s / 2.
+
+    Returns:
+        ``(side,)`` float32, from 0 to ``positions - 1``.
+    """
+    stride = side / positions
+    first = stride / 2 if center is None else center
+    return ((torch.arange(side) + 0.5 - first) / stride).clamp(0, positions - 1)
+
+
+def peaks(maps: Tensor, size: tuple[int, int], *, center: float | None = None) -> Tensor:
     """Where each map is largest, as x y in pixels of an image of ``size`` (height, width).
 
-    The map is enlarged bilinearly first, as it is for a picture, so the peak lies within a cell by its neighbours.
+    The map is enlarged bilinearly first, as it is for a picture, so neighbors decide where the peak lies between
+    positions.
 
     Args:
         maps: ``(B, K, h, w)``.
         size: height and width of the image.
+        center: of :func:`position_of_pixel`.
 
     Returns:
         ``(B, K, 2)`` float32. Of equal values the first in reading order counts.
     """
     _check(maps, 4, "maps must be (B, K, h, w)")
-    first = _peak_pixels(maps, size)
+    first = _peak_pixels(maps, size, center)
     return torch.stack([first % size[1], first // size[1]], -1) + 0.5
 
 
-def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 0.0) -> Tensor:
+def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 0.0, center: float | None = None) -> Tensor:
     """Whether the peak of a map falls on a part: the pointing game (Zhang et al., IJCV 2018), part by part.
 
     Args:
         maps: ``(B, h, w)``, one attention map per image.
         masks: bool ``(B, H, W)``, where the part is.
         tolerance: pixels by which the peak may miss the mask. The paper allows 15 on whole photographs; here 0.
+        center: of :func:`position_of_pixel`.
 
     Returns:
         ``(B,)`` float32: 1 for a hit, 0 for a miss, NaN where the mask is empty.
@@ -45,20 +69,22 @@ def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 0.0) -> Ten
     _check(maps, 3, "maps must be (B, h, w)")
     _check(masks, 3, "masks must be (B, H, W)")
     near = dilate(masks[:, None], tolerance=tolerance).flatten(1)  # (B, H·W)
-    hit = near.gather(1, _peak_pixels(maps[:, None], _size(masks)))[:, 0]
+    hit = near.gather(1, _peak_pixels(maps[:, None], _size(masks), center))[:, 0]
     return torch.where(masks.flatten(1).any(1), hit.float(), torch.nan)
 
 
-def mass_on_part(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The share of a map's mass that lies on a part, and the share that an even map would have there.
+def mass_on_part(maps: Tensor, masks: Tensor, *, center: float | None = None) -> tuple[Tensor, Tensor]:
+    r"""The fraction of a map's mass that lies on a part, and the fraction that an even map would have there.
 
     .. math:: s = \frac{\sum_{x} a(x)\, \bar m(x)}{\sum_{x} a(x)}, \qquad s_0 = \frac{1}{hw} \sum_x \bar m(x)
 
-    with :math:`\bar m` the mask averaged over each cell of the map. ``s / s_0`` says how many times more than chance.
+    with :math:`\bar m` the mask averaged over the pixels nearest to each position of the map. ``s / s_0`` says how many
+    times more than chance.
 
     Args:
         maps: ``(B, h, w)``, non-negative; a map that is zero everywhere gives NaN.
         masks: bool ``(B, H, W)``.
+        center: of :func:`position_of_pixel`.
 
     Returns:
         :math:`s` and :math:`s_0`, each ``(B,)`` float32, NaN where the mask is empty.
@@ -68,19 +94,24 @@ def mass_on_part(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     maps = maps.float()
     if (maps < 0).any():
         raise ValueError(f"maps must not be negative to have a mass, got {float(maps.min()):g}: clamp or square them")
-    cells = F.interpolate(masks[:, None].float(), _size(maps), mode="area")[:, 0]  # (B, h, w)
+    rows, columns = (
+        F.one_hot((position_of_pixel(n, side, center=center) + 0.5).floor().long(), n).float().to(maps.device)
+        for n, side in zip(_size(maps), _size(masks), strict=True)
+    )  # (H, h), (W, w): the nearest position of each pixel
+    mean = rows.T @ masks.float() @ columns / (rows.sum(0)[:, None] * columns.sum(0))  # (B, h, w)
     visible = masks.flatten(1).any(1)
-    share = (maps * cells).sum((1, 2)) / maps.sum((1, 2))  # 0 / 0 is NaN
-    return torch.where(visible, share, torch.nan), torch.where(visible, cells.mean((1, 2)), torch.nan)
+    share = (maps * mean).sum((1, 2)) / maps.sum((1, 2))  # 0 / 0 is NaN
+    return torch.where(visible, share, torch.nan), torch.where(visible, mean.mean((1, 2)), torch.nan)
 
 
-def peak_parts(maps: Tensor, masks: Tensor, *, tolerance: float = 0.0) -> Tensor:
+def peak_parts(maps: Tensor, masks: Tensor, *, tolerance: float = 0.0, center: float | None = None) -> Tensor:
     """The part on which each channel peaks.
 
     Args:
         maps: ``(B, K, h, w)``.
         masks: bool ``(B, P, H, W)``.
         tolerance: pixels by which a peak may miss a part.
+        center: of :func:`position_of_pixel`.
 
     Returns:
         ``(B, K)`` int64: index of the part, -1 for none. The part that the peak lies on counts before one it is only
@@ -88,7 +119,7 @@ def peak_parts(maps: Tensor, masks: Tensor, *, tolerance: float = 0.0) -> Tensor
     """
     _check(maps, 4, "maps must be (B, K, h, w)")
     _check(masks, 4, "masks must be (B, P, H, W)")
-    pixels = _peak_pixels(maps, _size(masks))[:, None].expand(-1, masks.shape[1], -1)  # (B, P, K)
+    pixels = _peak_pixels(maps, _size(masks), center)[:, None].expand(-1, masks.shape[1], -1)  # (B, P, K)
     on = masks.bool().flatten(2).gather(2, pixels)
     near = dilate(masks, tolerance=tolerance).flatten(2).gather(2, pixels)
     score, part = (2 * on.int() + near.int()).max(1)  # (B, K)
@@ -96,9 +127,9 @@ def peak_parts(maps: Tensor, masks: Tensor, *, tolerance: float = 0.0) -> Tensor
 
 
 def dilate(masks: Tensor, *, tolerance: float) -> Tensor:
-    """Masks bool ``(B, P, H, W)`` grown by the pixels whose centre is at most ``tolerance`` from a pixel of the mask.
+    """Masks bool ``(B, P, H, W)`` grown by the pixels whose center is at most ``tolerance`` from a pixel of the mask.
 
-    A pixel is a square, so its neighbour's centre is half a pixel away.
+    A pixel is a square, so its neighbor's center is half a pixel away.
     """
     if tolerance < 0:
         raise ValueError(f"tolerance must not be negative, got {tolerance}")
@@ -126,7 +157,7 @@ def distinct_parts(parts: Tensor) -> Tensor:
 
 
 def box_coverage(boxes: Tensor, part_boxes: Tensor) -> Tensor:
-    """The share of a part's box that the best single box covers.
+    """The fraction of a part's box that the best single box covers.
 
     A box of the whole image covers everything: show :func:`box_area` beside it.
 
@@ -153,37 +184,20 @@ def box_recall(boxes: Tensor, part_boxes: Tensor, *, coverage: float = 0.5) -> T
 
 
 def box_area(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mean share of the image that its boxes take: ``(B, K, 4)`` → ``(B,)``, NaN where there is no box."""
+    """Mean fraction of the image that its boxes take: ``(B, K, 4)`` → ``(B,)``, NaN where there is no box."""
     _check(boxes, 3, "boxes must be (B, K, 4)")
     area = (boxes[..., 2:] - boxes[..., :2]).float().prod(2) / (size[0] * size[1])  # (B, K)
     return area.nanmean(1)
 
 
-def magnification(grid: Tensor, masks: Tensor) -> Tensor:
-    """How many times larger a part is in a sampled image than in a plain resize to the same size, as an area.
-
-    It is the share of sampling points that fall on the part, divided by the part's share of the image: 1 for an even
-    grid, 4 for a part drawn twice as wide and twice as high.
-
-    Args:
-        grid: ``(B, h, w, 2)``, x y in [-1, 1] as for ``grid_sample(align_corners=False)``: ±1 are the image's edges.
-            Points beyond them show no part.
-        masks: bool ``(B, H, W)``.
-
-    Returns:
-        ``(B,)`` float32, NaN where the mask is empty.
-    """
-    _check(grid, 4, "grid must be (B, h, w, 2)")
-    _check(masks, 3, "masks must be (B, H, W)")
-    seen = F.grid_sample(masks[:, None].float(), grid.float(), mode="nearest", align_corners=False)  # (B, 1, h, w)
-    return seen.mean((1, 2, 3)) / masks.float().mean((1, 2))  # 0 / 0 is NaN
-
-
-def _peak_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Position of each map's maximum among the pixels of an image, row by row: ``(B, K, h, w)`` → ``(B, K)``."""
+def _peak_pixels(maps: Tensor, size: tuple[int, int], center: float | None) -> Tensor:
+    """Index of each map's maximum among the pixels of an image, row by row: ``(B, K, h, w)`` → ``(B, K)``."""
+    rows, columns = (
+        (1 - (position_of_pixel(n, side, center=center)[:, None] - torch.arange(n)).abs()).clamp(min=0).to(maps.device)
+        for n, side in zip(_size(maps), size, strict=True)
+    )  # (H, h), (W, w): bilinear weights
     # an image at a time: hundreds of channels at full size are large
-    large = (F.interpolate(m[None].float(), size, mode="bilinear", align_corners=False)[0] for m in maps)
-    return torch.stack([image.flatten(1).argmax(1) for image in large])
+    return torch.stack([(rows @ m.float() @ columns.T).flatten(1).argmax(1) for m in maps])
 
 
 def _size(x: Tensor) -> tuple[int, int]:

@@ -72,7 +72,7 @@ def area_magnification(
 
     Args:
         maps: ``(B, h, w)``.
-        size: height and width of the image, at least 2 each. The map's cells lie between the centres of the first
+        size: height and width of the image, at least 2 each. The map's cells lie between the centers of the first
             and last pixel.
         limit, equal_zoom: of :func:`~fgvc_lib.layers.attention_sampler.axis_magnification`.
 
@@ -91,7 +91,9 @@ def _part_mean(method: TASN, maps: Tensor, masks: Tensor) -> Tensor:
     """Mean magnification over the pixels of each image's part: ``(B, K, h, w)``, ``(B, H, W)`` → ``(B, K)``."""
     batch, count = maps.shape[:2]
     size = (masks.shape[1], masks.shape[2])
-    y, x = area_magnification(maps.flatten(0, 1), size, limit=method.limit, equal_zoom=method.equal_zoom)
+    y, x = area_magnification(
+        maps.flatten(0, 1), size, limit=method.sampling.limit, equal_zoom=method.sampling.equal_zoom
+    )
     y, x = y.view(batch, count, -1), x.view(batch, count, -1)  # (B, K, H), (B, K, W)
     inside = masks.to(y)
     return ((y @ inside) * x).sum(2) / inside.sum((1, 2))[:, None]  # 0 / 0 is NaN
@@ -102,7 +104,7 @@ def channel_parts(method: Method, data: ImageData, device: str, *, limit: int = 
     """Whether a channel points at the same part in all images of a class: raw features beside trilinear maps.
 
     On at most ``limit`` test images. A channel points at the part its map peaks on (or within half a
-    cell of); where the set knows points only, at the nearest visible one within a tenth of the image's side. For
+    stride of); where the set knows points only, at the nearest visible one within a tenth of the image's side. For
     ``raw``, the attention net's features, and ``trilinear``, its attention, the keys ``raw/…`` and ``trilinear/…``:
 
     ``agreement``: share of a class's images in which a channel points at its most frequent part, mean over channels
@@ -121,18 +123,22 @@ def channel_parts(method: Method, data: ImageData, device: str, *, limit: int = 
         raise ValueError("channel_parts needs an attention net: structure or detail must be 'attention'")
     known = "masks" if "masks" in data.test.parts else "points"
     _need(data, known)
+    net = method.attention_net.backbone
+    first = net.centers[net.last]
     pointed: dict[str, list[Tensor]] = {"raw": [], "trilinear": []}
     labels, deciding = [], []
     for images, targets, parts in _batches(data, limit, device):
         labels.append(targets.cpu())
         deciding.append(parts["deciding"].cpu() if "deciding" in parts else torch.full((len(images),), -2))
         for name, maps in zip(("raw", "trilinear"), attention_maps(method, images), strict=True):
-            half_cell = 0.5 * images.shape[3] / maps.shape[3]
+            size = (int(images.shape[2]), int(images.shape[3]))
+            center = first * size[1] / method.attention_size[1]  # the net sees the image resized
             if known == "masks":
-                pointed[name].append(peak_parts(maps, parts["masks"], tolerance=half_cell).cpu())
+                half = 0.5 * size[1] / maps.shape[3]
+                pointed[name].append(peak_parts(maps, parts["masks"], tolerance=half, center=center).cpu())
             else:
-                size = (int(images.shape[2]), int(images.shape[3]))
-                pointed[name].append(nearest_points(peaks(maps, size), parts["points"], reach=0.1 * size[1]).cpu())
+                where = peaks(maps, size, center=center)
+                pointed[name].append(nearest_points(where, parts["points"], reach=0.1 * size[1]).cpu())
     count, label, decides = len(data.part_names), torch.cat(labels), torch.cat(deciding)
     result: dict[str, float | np.ndarray] = {}
     for name, batches in pointed.items():

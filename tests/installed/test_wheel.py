@@ -84,7 +84,7 @@ def test_the_command_line_works_anywhere(installed, tmp_path):
 def test_records_experiments_and_claims_come_with_it(installed, source, tmp_path, monkeypatch):
     script = """
 import json, fgvc_lib
-from fgvc_lib.results import claims, folders, provenance, recorded, wanted
+from fgvc_study import claims, folders, provenance, recorded, wanted
 found = recorded()
 print(json.dumps({
     "package": fgvc_lib.__file__,
@@ -103,7 +103,7 @@ print(json.dumps({
     there = json.loads(done.stdout)
     assert there["package"].startswith(str(installed.site))
 
-    from fgvc_lib.results import claims, recorded, wanted
+    from fgvc_study import claims, recorded, wanted
 
     monkeypatch.chdir(source)
     here = recorded()

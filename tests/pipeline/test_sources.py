@@ -106,7 +106,7 @@ class TestKey:
         reader.write_text("def records(name):\n    return []\n")
         (reader.parent / "__init__.py").write_text("")
         assert "data/benchmarks" not in key("print('pool')")
-        text = key("from fgvc_lib.results import benchmarks\nbenchmarks.records('pool')")
+        text = key("from fgvc_study import benchmarks\nbenchmarks.records('pool')")
         assert text.count("record data/benchmarks/pool-") == 2
         assert "sampler" not in text
         assert key(records="all").count("record data/benchmarks/") == 3

@@ -15,12 +15,11 @@ from fgvc_lib.methods import METHODS
 from fgvc_lib.train import fit, load_trained, loop, predict
 
 TINY: dict[str, dict[str, Any]] = {
-    "ap_cnn": {"channels": 8, "hidden": 8},
+    "ap_cnn": {"pyramid": {"channels": 8}, "hidden": 8},
     "mutual_channel": {"xi": 2},
     "tasn": {
-        "attention_net": {"backbone": "resnet", "depth": "small", "width": 4},
+        "attention": {"backbone": {"backbone": "resnet", "depth": "small", "width": 4}, "input_size": 32},
         "input_size": 32,
-        "attention_size": 32,
     },
 }
 """What makes a method small enough for a test."""

@@ -6,7 +6,7 @@ import torch
 
 from fgvc_lib.backbones import resnet
 from fgvc_lib.data import ImageData, Split
-from fgvc_study.metrics import MEASURES
+from fgvc_study.metrics import METRICS, boxes
 from fgvc_study.metrics.boxes import near_a_point, points_in_boxes, roi_parts, roi_points, stages
 from fgvc_lib.methods import APCNN, Baseline
 from fgvc_lib.methods.base import Method, Output
@@ -97,6 +97,21 @@ class TestRoiParts:
             "saturated",
         }
 
+    def test_masks_look_where_the_backbone_looks(self, monkeypatch):
+        """Position (1, 1) of a ResNet's 2 × 2 map on 8 px looks at pixel 4, on part 1, and not at pixel 6."""
+        data, mask = two_images(), torch.tensor([[0.0, 0.0], [0.0, 1.0]]).expand(2, 1, 2, 2)
+        data.test.parts["masks"][:] = [rectangle(6, 6, 8, 8), rectangle(4, 4, 5, 5)]
+        data.test.parts["points"][:] = [[7, 7], [4.5, 4.5]]
+        data.test.parts["deciding"][:] = 1
+        monkeypatch.setattr(boxes, "collect_maps", lambda *_: {"mask_level5": mask})
+        method = TestStages.method()
+        found = roi_parts(method, data, "cpu")
+        assert found["level5/pointing"] == found["level5/pointing_any"] == found["level5/pointing_elsewhere"] == 1
+        assert found["level5/mass"] == pytest.approx(4)
+        data.test.parts["points"][:, 0] = np.nan
+        points = roi_points(method, data, "cpu", tolerance=0.01)
+        assert points["level5/pointing"] == points["level5/pointing_elsewhere"] == 1
+
     def test_no_masks_or_no_truth_is_refused(self):
         with pytest.raises(ValueError, match="masks are needed, such as those of method 'ap_cnn', got Written"):
             roi_parts(Written(), two_images(), "cpu")
@@ -141,7 +156,7 @@ class TestStages:
     def method(stages=2):
         torch.manual_seed(0)
         backbone = resnet("small", width=4)
-        return APCNN(backbone, 3, channels=4, hidden=8, reduction=1, stages=stages)
+        return APCNN(backbone, 3, pyramid={"channels": 4, "gate_reduction": 1}, hidden=8, stages=stages)
 
     @staticmethod
     def data() -> ImageData:
@@ -177,6 +192,6 @@ class TestStages:
 
 
 def test_the_names():
-    assert MEASURES["roi_parts"] is roi_parts
-    assert MEASURES["roi_points"] is roi_points
-    assert MEASURES["stages"] is stages
+    assert METRICS["roi_parts"] is roi_parts
+    assert METRICS["roi_points"] is roi_points
+    assert METRICS["stages"] is stages

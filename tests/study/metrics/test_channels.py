@@ -118,7 +118,7 @@ def test_measures_x_of_every_row(arguments):
     found = complements(method, made, "cpu")
     images = (torch.from_numpy(made.test.images).float() / 255 - 0.5) / 0.25
     x = method(images).maps["block_input"]
-    parts = channel_parts_of(x, torch.from_numpy(made.test.parts["masks"]))
+    parts = channel_parts_of(x, torch.from_numpy(made.test.parts["masks"]), center=0.5)  # a ResNet's
     scale = "none" if "block_args" in arguments else "positions"
     expected = quotients(compare_channels(x, parts, scale=scale))
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4, nan_ok=True)

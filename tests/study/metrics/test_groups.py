@@ -8,18 +8,18 @@ import torch
 
 from fgvc_lib.backbones import resnet
 from fgvc_lib.data.dataset import ImageData, Split
-from fgvc_study.metrics import MEASURES
+from fgvc_study.metrics import METRICS
 from fgvc_study.metrics.groups import group_parts
 from fgvc_lib.methods.baseline import Baseline
 from fgvc_lib.methods.mutual_channel import MutualChannel
 
-SIZE = 32  # images of 32 px, maps of 4 × 4 cells of 8 px
+SIZE = 32  # images of 32 px, maps of 4 × 4; position j of a ResNet looks at pixel 8 j
 
 
 def data(n=6):
     masks = np.zeros((n, 2, SIZE, SIZE), bool)
-    masks[:, 0, :8, :8] = True  # cell (0, 0)
-    masks[:, 1, 24:, 24:] = True  # cell (3, 3)
+    masks[:, 0, :4, :4] = True  # position (0, 0)
+    masks[:, 1, 20:, 20:] = True  # position (3, 3)
     parts = {"masks": masks, "deciding": np.arange(n) % 2}
     split = Split(np.zeros((n, 3, SIZE, SIZE), np.uint8), torch.arange(n) % 2, parts)
     return ImageData(
@@ -69,7 +69,7 @@ def test_a_class_without_images_has_no_row_and_the_limit_holds():
 
 def test_is_registered_and_runs_on_a_network():
     method = MutualChannel(resnet("small", width=4, last_channels=6), 2, xi=3)
-    found = MEASURES["group_parts"](method, data(), "cpu")
+    found = METRICS["group_parts"](method, data(), "cpu")
     assert 1 <= found["h"] <= 3
     assert 0 <= found["parts"] <= 2
 

@@ -5,17 +5,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fgvc_lib.backbones import resnet, vgg
 from fgvc_study.metrics.parts import (
     box_area,
     box_coverage,
     box_recall,
     dilate,
     distinct_parts,
-    magnification,
     mass_on_part,
     peak_parts,
     peaks,
     pointing_game,
+    position_of_pixel,
 )
 
 
@@ -31,12 +32,43 @@ def one_hot_map(h, w, row, column):
     return m
 
 
+class TestPositions:
+    @pytest.mark.parametrize("make", [lambda: resnet("small", width=2), lambda: vgg(11, width=2, blocks=3)])
+    def test_a_dot_at_the_center_of_a_position_moves_the_map_around_that_position(self, make):
+        """64 px to 8 × 8 (VGG: 16 × 16) positions: with even, positive weights the response is symmetric about it."""
+        backbone = make().double().eval().requires_grad_(False)
+        for p in backbone.parameters():
+            if p.ndim == 4:
+                torch.nn.init.constant_(p, 1.0)
+        x = backbone.centers[backbone.last] + 4 * backbone.strides[backbone.last]  # where position 4 looks
+        dot = (1 - (torch.arange(64) + 0.5 - x).abs()).clamp(min=0).double()  # one pixel, or two with x between them
+        response = backbone((dot[:, None] * dot).expand(1, 3, 64, 64))[backbone.last].sum((0, 1))
+        for axis in (0, 1):
+            profile = response.sum(axis)
+            assert float(profile @ torch.arange(len(profile)).double() / profile.sum()) == pytest.approx(4, abs=1e-6)
+
+    def test_by_hand(self):
+        assert position_of_pixel(2, 4).tolist() == [0, 0.25, 0.75, 1]  # squares of two pixels, their centers at 1 and 3
+        assert position_of_pixel(2, 4, center=0.5).tolist() == [0, 0.5, 1, 1]  # pixels 0 and 2
+
+    def test_every_score_follows_the_center(self):
+        """Position (4, 4) of a ResNet's 8 × 8 map looks at pixel 32, not at 36."""
+        looks, square = rectangle(64, 30, 30, 35, 35), rectangle(64, 34, 34, 38, 38)
+        hot, masks = one_hot_map(8, 8, 4, 4)[None], torch.stack([square, looks])
+        assert peaks(hot[None], (64, 64), center=0.5).tolist() == [[[32.5, 32.5]]]
+        assert peak_parts(hot[None], masks[None], center=0.5).tolist() == [[1]]
+        assert pointing_game(hot.expand(2, 8, 8), masks, center=0.5).tolist() == [0, 1]
+        share, even = mass_on_part(hot.expand(2, 8, 8), masks, center=0.5)  # its pixels are 28 to 35
+        assert share.tolist() == [pytest.approx(4 / 64), pytest.approx(25 / 64)]
+        assert even[1] == pytest.approx(25 / 64 / 64)
+
+
 class TestPeaks:
-    def test_same_size_gives_the_pixel_centre_as_x_y(self):
+    def test_same_size_gives_the_pixel_center_as_x_y(self):
         assert peaks(one_hot_map(4, 6, 1, 5)[None, None], (4, 6)).tolist() == [[[5.5, 1.5]]]
 
     def test_a_corner_cell_of_a_coarse_map_lies_in_its_own_quarter(self):
-        # 2 × 2 map on 8 × 8: the bilinear map is flat from the border to the cell's centre, so the first pixel wins
+        # 2 × 2 map on 8 × 8: the bilinear map is flat from the border to the cell's center, so the first pixel wins
         assert peaks(one_hot_map(2, 2, 0, 0)[None, None], (8, 8)).tolist() == [[[0.5, 0.5]]]
         x, y = peaks(one_hot_map(2, 2, 1, 1)[None, None], (8, 8))[0, 0].tolist()
         assert x > 4
@@ -63,7 +95,7 @@ class TestPointingGame:
 
     def test_tolerance_is_a_distance_to_the_edge_of_the_mask(self):
         maps, mask = one_hot_map(8, 8, 0, 0)[None], rectangle(8, 2, 0, 3, 1)[None]
-        # the peak's centre is at x = 0.5, the mask begins at x = 2
+        # the peak's center is at x = 0.5, the mask begins at x = 2
         assert pointing_game(maps, mask, tolerance=1.49).item() == 0
         assert pointing_game(maps, mask, tolerance=1.5).item() == 1
 
@@ -152,23 +184,3 @@ class TestBoxes:
         area = box_area(boxes, (8, 8))
         assert area[0] == 0.25
         assert area[1].isnan()
-
-
-class TestMagnification:
-    @staticmethod
-    def grid(n, scale):
-        line = ((torch.arange(n) + 0.5) / n * 2 - 1) * scale
-        return torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)[None]
-
-    def test_even_grid_is_one(self):
-        assert magnification(self.grid(8, 1.0), rectangle(8, 3, 2, 5, 6)[None]).item() == pytest.approx(1)
-
-    def test_zoom_by_two_is_four(self):
-        assert magnification(self.grid(8, 0.5), rectangle(8, 3, 3, 5, 5)[None]).item() == pytest.approx(4)
-
-    def test_points_outside_show_nothing(self):
-        mask = torch.ones(1, 8, 8, dtype=torch.bool)
-        assert magnification(self.grid(8, 2.0), mask).item() == pytest.approx(0.25)
-
-    def test_no_part_is_nan(self):
-        assert magnification(self.grid(4, 1.0), torch.zeros(1, 8, 8, dtype=torch.bool)).isnan()

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fgvc_lib.backbones import resnet
+from fgvc_lib.backbones import Backbone, resnet
 from fgvc_lib.data.dataset import ImageData, Split
 from fgvc_lib.layers.attention_sampler import sampling_grid
 from fgvc_lib.layers.trilinear import trilinear_attention
-from fgvc_study.metrics import parts
+from fgvc_study.metrics import parts, sampling
 from fgvc_study.metrics.sampling import (
     area_magnification,
     attention_maps,
@@ -29,8 +29,9 @@ from fgvc_lib.methods.tasn import TASN
 NET = {"backbone": "resnet", "depth": "small", "width": 4, "strides": [1, 1, 1]}
 
 
-def tasn(**arguments):
-    return TASN(resnet("small", width=4), 3, attention_net=NET, attention_size=16, input_size=16, **arguments).eval()
+def tasn(*, attention=None, **arguments):
+    attention = {"backbone": NET, "input_size": 16, **(attention or {})}
+    return TASN(resnet("small", width=4), 3, attention=attention, input_size=16, **arguments).eval()
 
 
 def data(n=12, size=32, known=("masks", "deciding")):
@@ -62,8 +63,9 @@ def test_area_magnification_is_that_of_the_sampled_grid():
     masks[:, 20:31, 33:50] = True
     y, x = area_magnification(maps, (64, 64), limit=2.0)
     expected = (y[:, 20:31].mean(1) * x[:, 33:50].mean(1)).tolist()
-    grid = sampling_grid(maps, (1024, 1024), limit=2.0) * 63 / 64  # from first and last centres to the edges
-    assert parts.magnification(grid, masks).tolist() == pytest.approx(expected, rel=0.05)
+    grid = sampling_grid(maps, (1024, 1024), limit=2.0)
+    seen = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=True).mean((1, 2, 3))
+    assert (seen / (11 * 17 / 63**2)).tolist() == pytest.approx(expected, rel=0.05)
 
 
 def test_consistency_by_hand():
@@ -111,7 +113,7 @@ def test_magnification_is_one_without_attention_and_that_of_the_maps_with_it():
     maps = method(images).maps
     expected = []
     for i, part in enumerate(small.test.parts["deciding"]):
-        y, x = area_magnification(maps["structure_map"][i], (32, 32), limit=method.limit)
+        y, x = area_magnification(maps["structure_map"][i], (32, 32), limit=method.sampling.limit)
         expected.append((y[0][:, None] * x[0])[torch.from_numpy(small.test.parts["masks"][i, part])].mean())
     assert found["structure"] == pytest.approx(float(torch.stack(expected).mean()), rel=1e-4)
     assert found["detail_best"] >= found["detail"] > 0
@@ -126,12 +128,14 @@ def test_a_limit_keeps_every_class_where_classes_take_turns():
 
 def test_channel_parts_finds_channels_that_point():
     """An attention net whose features peak where the images are brightest."""
-    method = tasn(scale=7.0)
+    method = tasn(attention={"scale": 7.0})
     small = data()
     small.test.images[:] = 0
     small.test.images[:, :, 8:12, 8:12] = 255  # on the first part
 
     class Brightest(torch.nn.Module):
+        backbone = Backbone({"only": torch.nn.Identity()}, {"only": 2}, {"only": 4}, {"only": 2.0})
+
         def forward(self, images):
             return F.avg_pool2d(images, 4)[:, :2] + 1, images.new_zeros(len(images), 3)
 
@@ -145,6 +149,23 @@ def test_channel_parts_finds_channels_that_point():
     of_points = channel_parts(method, data(known=("points",)), "cpu")
     assert "raw/deciding" not in of_points
     assert 0 <= of_points["raw/agreement"] <= 1
+
+
+def test_the_maps_of_a_resized_image_look_where_the_net_looked(monkeypatch):
+    """A ResNet looks at 0.5 px of its 16 px input, and so at 1 px of the image of 32."""
+    centers = []
+
+    def seen(maps, masks, *, tolerance, center):
+        centers.append(center)
+        return parts.peak_parts(maps, masks, tolerance=tolerance, center=center)
+
+    monkeypatch.setattr(sampling, "peak_parts", seen)
+    channel_parts(tasn(), data(), "cpu")
+    monkeypatch.setattr(
+        sampling, "peaks", lambda maps, size, *, center: centers.append(center) or maps.flatten(2)[..., :2]
+    )
+    channel_parts(tasn(), data(known=("points",)), "cpu")
+    assert centers == [1.0] * 4
 
 
 def test_part_net_takes_the_nets_apart_and_leaves_the_method_as_it_was():
