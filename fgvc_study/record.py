@@ -100,17 +100,25 @@ def run_id(config: Config) -> str:
     So a default that is spelled out does not change the id, nor does a setting that the library gains later. When the
     numbers behind a default change, the method's revision says so.
     """
-    settings, default = config.to_dict(), Config().to_dict()
+    settings = config.to_dict()
     for kind, table in (("method", METHODS), ("backbone", BACKBONES), ("data", DATASETS)):
-        call, arguments = table.get(settings[kind]), settings[f"{kind}_args"]
-        known = inspect.signature(call).parameters if call is not None else {}
-        settings[f"{kind}_args"] = {k: v for k, v in arguments.items() if k not in known or v != _plain(known[k].default)}
-    changed = {name: value for name, value in settings.items() if value != default[name]}
-    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
+        call = table.get(settings[kind])
+        parameters = {} if call is None else inspect.signature(call).parameters
+        settings[f"{kind}_args"] = _changed(settings[f"{kind}_args"], {k: p.default for k, p in parameters.items()})
+    text = json.dumps(_changed(settings, Config().to_dict()), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _plain(default: Any) -> Any:
-    return list(default) if isinstance(default, tuple) else default
+def _changed(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not the default, in a group of arguments (a dataclass) too."""
+    found = {}
+    for name, value in arguments.items():
+        default = defaults.get(name, dataclasses.MISSING)
+        if dataclasses.is_dataclass(default) and isinstance(value, Mapping):
+            value, default = _changed(value, vars(default)), {}
+        if json.dumps(value) != json.dumps(default, default=repr):
+            found[name] = value
+    return found
 
 
 def find(config: Config) -> Record | None:
