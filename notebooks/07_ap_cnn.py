@@ -23,16 +23,30 @@
 # each component brings, and what the second look costs.
 
 # %% tags=["parameters"]
-profile = "quick"
-seeds = [0]
-epochs = 8
-train_limit = None
-data = ""
-device = "auto"
+dataset = "birds"  # synthetic, with known parts
+image_size = 64
+backbone = "small"
+pretrained = False
+epochs = 30
+live_epochs = 14  # of the network that the page trains and looks inside
+batch_size = 32
+lr = 0.006  # eight cross-entropies are summed, and at larger rates the masks saturate
+plain_lr = 0.1  # of the network without a pyramid, which has one
+max_steps = None
+seeds = [0, 1, 2]
+device = None  # the best there is
+train = "missing"  # "all" measures everything again, "never" shows what there is
+channels = 32  # of the pyramid
+gate_reduction = 4
+momentum = 0.1  # of the BatchNorms in the pyramid's top
+hidden = 128  # width of the heads
+border = 0.125  # fraction of a mask that is struck out at each side
+levels = [1, 2, 3]  # how many, from the last stage down
+drop_rates = [[0.3, 0.3, 0.0], [0.3, 0.4, 0.0], [0.5, 0.5, 0.0], [0.3, 0.3, 0.4]]
+borders = [0.0, 0.1, 0.125, 0.2]
+settings = {}  # further settings of all runs
 
-# %%
-from functools import partial
-
+# %% tags=["setup", "hide-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
@@ -42,7 +56,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import box_iou
 
-from fgvc_lib import results
 from fgvc_lib.backbones import resnet
 from fgvc_lib.data import load
 from fgvc_lib.layers.attention_pyramid import AttentionPyramid, SpatialGate
@@ -50,18 +63,41 @@ from fgvc_lib.layers.head import bn_elu_head
 from fgvc_lib.layers.roi_drop import roi_drop
 from fgvc_lib.layers.roi_pyramid import anchor_boxes, roi_boxes
 from fgvc_lib.layers.roi_zoom import roi_zoom
-from fgvc_lib.measures.parts import box_area, box_recall
 from fgvc_lib.methods.ap_cnn import APCNN
 from fgvc_lib.methods.baseline import Baseline
-from fgvc_lib.results import benchmarks, wanted
-from fgvc_lib.results.estimate import Shape, step
-from fgvc_lib.results.plots import COLORS, show, show_table, style
-from fgvc_lib.results.tables import plus_minus, provenance_line, summarise
 from fgvc_lib.train import build
+from fgvc_study import Study, benchmarks, vary
+from fgvc_study.estimate import Shape, step
+from fgvc_study.figures import COLORS, show, show_table, style
+from fgvc_study.metrics.parts import box_area, box_recall
+from fgvc_study.protocol import configuration
+from fgvc_study.tables import plus_minus, summarize
 
-CHAPTER = "07_ap_cnn"
-device = None if device == "auto" else device
-measure = partial(wanted.measure, profile=profile, device=device)
+study = Study("07_ap_cnn", seeds=seeds, device=device, train=train)
+base = configuration(
+    dataset=dataset,
+    image_size=image_size,
+    backbone=backbone,
+    pretrained=pretrained,
+    epochs=epochs,
+    batch_size=batch_size,
+    lr=lr,
+    max_steps=max_steps,
+    settings=settings,
+)
+
+
+def ap_cnn(**arguments):
+    """AP-CNN on the common backbone, with some of its arguments changed."""
+    pyramid = {"channels": channels, "gate_reduction": gate_reduction, "momentum": momentum}
+    own = {"pyramid": pyramid, "boxes": {"border": border}, "hidden": hidden}
+    return vary(vary(base, method="ap_cnn", method_args=own), method_args=arguments)
+
+
+METRICS = ["stages", "roi_parts"]
+plain = vary(
+    base, method="baseline", lr=plain_lr, method_args={"head": "bn_elu", "hidden": hidden}
+)
 style()
 
 # %% [markdown]
@@ -75,7 +111,7 @@ style()
 # ResNet of this book. How many cells does the deciding part have?
 
 # %% tags=["output"]
-birds = load("birds")
+birds = load(dataset, **base.data_args)
 truth = torch.from_numpy(birds.test.parts["boxes"])  # (N, 6, 4), x1 y1 x2 y2
 deciding = torch.from_numpy(birds.test.parts["deciding"])  # (N,)
 part_box = truth[torch.arange(len(truth)), deciding]  # (N, 4)
@@ -375,11 +411,15 @@ print(f"sum over U: {scaled[..., :4, :].sum():.0f}, as before; hidden cells: {in
 # ## A network to look at
 #
 # We train it on this page, for as long as a page may take: enough to see masks, boxes and what the second stage is shown.
-# What it is worth beside a plain network is a question of equal training and several seeds, answered {ref}`below <ap-components>`.
+# What it is worth beside a plain network, trained as long and with several seeds, is answered {ref}`below <ap-components>`.
+
+# %% tags=["experiment"]
+whole = vary(ap_cnn(), epochs=live_epochs)
+looked_at = study.live("network", {"two stages": whole}, metrics=METRICS)
+young = study.live("moments", {"one epoch": vary(whole, epochs=1)})
 
 # %%
-live = wanted.groups()["ap/live"].configs(profile)["two stages"][0]
-method, record = results.trained(live, profile=profile, chapter=CHAPTER, device=device)
+method, record = looked_at["two stages"].method, looked_at["two stages"].record
 where = next(method.parameters()).device
 
 
@@ -395,7 +435,7 @@ line = {"epochs": record.config["epochs"]}
 for what, key in {"both stages": "test_accuracy", "stage one": "stages/stage1", "stage two": "stages/stage2"}.items():
     line[f"test accuracy, {what}, %"] = plus_minus([record.final[key]])
 line["training, s"] = f"{record.timing['train_seconds']:.0f}"
-show_table(pd.DataFrame([line]), foot=provenance_line([record]))
+show_table(pd.DataFrame([line]), foot=study.foot(study.live_frame(looked_at)))
 
 # %% tags=["figure"]
 birds_shown = [
@@ -439,16 +479,13 @@ show(
 # step, after one epoch (a run of its own with the same seed and a schedule of that length), and at the end.
 
 # %% tags=["figure"]
-steps = len(birds.train) // live.batch_size
-short = live.replace(max_steps=min(steps, live.max_steps or steps), epochs=1, measures=())
-after_one, _ = results.trained(short, profile=profile, chapter=CHAPTER, device=device)
-untrained = build(live, birds).to(where)
+untrained = build(whole, birds).to(where)
 for layer in untrained.modules():
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         layer.momentum = 1.0  # one batch is to give all statistics
 with torch.no_grad():
     untrained.train()(normalised(range(64)), birds.test.labels[:64].to(where))
-moments = {"not trained": untrained.eval(), "one epoch": after_one.eval(), "the end": method.eval()}
+moments = {"not trained": untrained.eval(), "one epoch": young["one epoch"].method, "the end": method.eval()}
 some = birds_shown[:4]
 figure, axes = plt.subplots(3, len(some), figsize=(8.4, 6.6))
 for row, (moment, network_then) in zip(axes, moments.items(), strict=True):
@@ -536,24 +573,33 @@ def heads(method, indices):
 found = heads(method.eval(), range(400))
 show_table(
     pd.DataFrame({"stage": name} | row for name, row in zip(("one", "two"), found, strict=True)),
-    foot=f"Accuracy of single heads on the first 400 test images, %. {provenance_line([record])}",
+    foot=f"Accuracy of single heads on the first 400 test images, %. {study.foot(study.live_frame(looked_at))}",
 )
 
 # %% [markdown]
 # (ap-recall)=
 # ## Do the boxes find the deciding part?
 #
-# From here on numbers come from committed records; the line under each table says which profile, data, seeds and device. While
-# this page was built in the quick profile, every row was also run for two steps to prove that it still runs. A table without
-# numbers has not been measured yet.
+# From here on numbers come from committed records; the line under each table says which data, seeds and device.
 
-# %%
-components, by_component = measure("ap/components")
+# %% tags=["experiment"]
+by_component = study.run(
+    "components",
+    {
+        "plain, the same head": plain,
+        "one stage": ap_cnn(stages=1),
+        "two stages, drop only": ap_cnn(zoom=None),
+        "two stages, zoom only": ap_cnn(drop=None),
+        "two stages": ap_cnn(),
+        "two stages, not trained": vary(ap_cnn(), lr=0.0, epochs=2),
+    },
+    metrics=METRICS,
+)
 
 # %% tags=["table"]
 lines = []
 for row in ("two stages, not trained", "two stages"):
-    group = by_component[by_component["row"] == row]
+    group = by_component[by_component["variant"] == row]
     for name in (*LEVELS, "all", "union"):
         lines.append(
             {
@@ -564,7 +610,7 @@ for row in ("two stages, not trained", "two stages"):
                 "a box's area, % of the image": plus_minus(group.get(f"roi_parts/{name}/area", [])),
             }
         )
-show_table(pd.DataFrame(lines), foot=provenance_line(components))
+show_table(pd.DataFrame(lines), foot=study.foot(by_component))
 
 # %% [markdown]
 # - **recall**: the share of test images in which *one* box covers at least half of the deciding part's box. The small boxes of level 3
@@ -581,7 +627,7 @@ show_table(pd.DataFrame(lines), foot=provenance_line(components))
 # %% tags=["table"]
 lines = []
 for row in ("two stages, not trained", "one stage", "two stages"):
-    group = by_component[by_component["row"] == row]
+    group = by_component[by_component["variant"] == row]
     for name in LEVELS:
         lines.append(
             {
@@ -596,7 +642,7 @@ for row in ("two stages, not trained", "one stage", "two stages"):
                 "below 0.01 or above 0.99, %": plus_minus(group.get(f"roi_parts/{name}/saturated", [])),
             }
         )
-show_table(pd.DataFrame(lines), foot=provenance_line(components))
+show_table(pd.DataFrame(lines), foot=study.foot(by_component))
 
 # %% [markdown]
 # The last column but one is above 1 where a mask prefers the deciding part. The last counts cells that are shut or wide open: a mask of
@@ -624,33 +670,6 @@ with torch.no_grad():
 # the features grow: no head feels their scale, but the gates do, and saturate. In the paper's protocol pretrained weights and a learning
 # rate of 0.001 keep the steps small; from scratch they are not.
 #
-# ### On photographs
-#
-# The synthetic birds were made so that one part decides. In photographs nobody knows which one does, but Caltech-UCSD Birds
-# {footcite:p}`wah2011caltech` has 15 part points for each image. On its first ten species, far too few to rank methods by accuracy, and
-# from scratch, we ask only this: do the boxes hold the visible points, and does the mask's peak lie within 1/16 of the image's side of one?
-
-# %%
-photographs, by_training = measure("ap/points")
-
-# %% tags=["table"]
-lines = []
-for row, group in by_training.groupby("row", sort=False):
-    for name in (*LEVELS, "all", "union"):
-        lines.append(
-            {
-                "network": row,
-                "boxes, mask": name,
-                "visible points in the boxes, %": plus_minus(group.get(f"roi_points/{name}/points", [])),
-                "the next image's points, %": plus_minus(group.get(f"roi_points/{name}/points_elsewhere", [])),
-                "a box's area, %": plus_minus(group.get(f"roi_points/{name}/area", [])),
-                "peak near a point, %": plus_minus(group.get(f"roi_points/{name}/pointing", [])),
-                "near the next image's, %": plus_minus(group.get(f"roi_points/{name}/pointing_elsewhere", [])),
-            }
-        )
-show_table(pd.DataFrame(lines, columns=None if lines else ["network"]), foot=provenance_line(photographs))
-
-# %% [markdown]
 # (ap-components)=
 # ## What does each component bring?
 #
@@ -665,23 +684,39 @@ STAGES = {
     "stage two, %": "stages/stage2",
     "disagree, %": "stages/changed",
 }
-trained_rows = by_component[by_component["row"] != "two stages, not trained"]
+trained_rows = by_component[by_component["variant"] != "two stages, not trained"]
 show_table(
-    summarise(trained_rows, STAGES, "network"),
-    foot=provenance_line(components),
+    summarize(trained_rows, STAGES, "network"),
+    foot=study.foot(by_component),
 )
 
 # %% [markdown]
 # **The gates**, in one stage. Without gates the network is a feature pyramid with four heads; this row separates what the paper adds
 # from what pyramid and heads bring.
 
-# %%
-gates, by_gate = measure("ap/gates")
-levels_found, by_levels = measure("ap/levels")
+# %% tags=["experiment"]
+shut, no_pathway = {"spatial_gate": False}, {"pathway": False}
+by_gate = study.run(
+    "gates",
+    {
+        "feature pyramid": ap_cnn(stages=1, pyramid=shut | {"channel_gate": False}),
+        "spatial gates": ap_cnn(stages=1, pyramid={"channel_gate": False}),
+        "channel gates": ap_cnn(stages=1, pyramid=shut | no_pathway),
+        "channel gates, pathway": ap_cnn(stages=1, pyramid=shut),
+        "both, no pathway": ap_cnn(stages=1, pyramid=no_pathway),
+        "both, pathway": ap_cnn(stages=1),
+    },
+    metrics=METRICS,
+)
+by_levels = study.run(
+    "levels",
+    {", ".join("345"[-n:]): ap_cnn(pyramid={"levels": n}) for n in levels},
+    metrics=METRICS,
+)
 
 # %% tags=["table"]
 POINTING = {f"pointing, {level[-1]}, %": f"roi_parts/{level}/pointing" for level in LEVELS}
-show_table(summarise(by_gate, {"accuracy, %": "test_accuracy"} | POINTING, "gates"), foot=provenance_line(gates))
+show_table(summarize(by_gate, {"accuracy, %": "test_accuracy"} | POINTING, "gates"), foot=study.foot(by_gate))
 
 # %% [markdown]
 # Without spatial gates there is still a mask, $\sigma$ of the mean over channels, which is what boxes would be made of.
@@ -690,20 +725,27 @@ show_table(summarise(by_gate, {"accuracy, %": "test_accuracy"} | POINTING, "gate
 
 # %% tags=["table"]
 show_table(
-    summarise(by_levels, STAGES | {"recall, all boxes, %": "roi_parts/all/recall"}, "levels"),
-    foot=provenance_line(levels_found),
+    summarize(by_levels, STAGES | {"recall, all boxes, %": "roi_parts/all/recall"}, "levels"),
+    foot=study.foot(by_levels),
 )
 
 # %% [markdown]
 # **The drop rates**, as probabilities of levels 3, 4 and 5. The released ResNet-50 code has 0.3, 0.3, 0, the released VGG-19 code
 # 0.3, 0.4, 0. The last row drops the largest box too, which at 4/7 of the image may be the whole bird.
 
-# %%
-drops, by_drop = measure("ap/drop")
-borders, by_border = measure("ap/border")
+# %% tags=["experiment"]
+by_drop = study.run(
+    "drop",
+    {"none": ap_cnn(drop=None)}
+    | {", ".join(f"{r:g}" for r in rates): ap_cnn(drop={"rates": rates}) for rates in drop_rates},
+    metrics=METRICS,
+)
+by_border = study.run(
+    "border", {f"{b:g}": ap_cnn(boxes={"border": b}) for b in borders}, metrics=METRICS
+)
 
 # %% tags=["table"]
-show_table(summarise(by_drop, STAGES, "rates"), foot=provenance_line(drops))
+show_table(summarize(by_drop, STAGES, "rates"), foot=study.foot(by_drop))
 
 # %% [markdown]
 # **The border**, as a share of the mask at each side. The released code strikes out 0.2 where the data set has 200 classes and 0.1 for any
@@ -711,7 +753,7 @@ show_table(summarise(by_drop, STAGES, "rates"), foot=provenance_line(drops))
 
 # %% tags=["table"]
 show_table(
-    summarise(
+    summarize(
         by_border,
         {
             "accuracy, %": "test_accuracy",
@@ -720,7 +762,7 @@ show_table(
         },
         "border",
     ),
-    foot=provenance_line(borders),
+    foot=study.foot(by_border),
 )
 
 # %% [markdown]
@@ -730,62 +772,64 @@ show_table(
 
 # %% tags=["table"]
 both = by_component[
-    by_component["row"].isin(["one stage", "two stages, drop only", "two stages, zoom only", "two stages"])
+    by_component["variant"].isin(["one stage", "two stages, drop only", "two stages, zoom only", "two stages"])
 ]
 show_table(
-    summarise(
+    summarize(
         both, {"mean of logits, %": "stages/logits", "mean of probabilities, %": "stages/probabilities"}, "network"
     ),
-    foot=provenance_line(components),
+    foot=study.foot(by_component),
 )
 
 # %% [markdown]
-# ### On cars
+# ### Is it the attention?
 #
-# Real images, 196 classes of cars, from scratch on one GPU. These are crops of part of Stanford Cars {footcite:p}`krause2013object`, not the published
-# benchmark: compare rows, not papers.
+# The second stage looks again and the loss adds four more terms, whatever the boxes are. Three controls take one thing away each: boxes of the same
+# sizes and number at *random* places, a crop of the union's size at the *center* of the image, and the *mean* of the eight cross-entropies in place of
+# their sum, at the same learning rate and at eight times it.
 
-# %%
-plain_cars, by_plain = measure("ap/cars_plain")
-cars, by_cars = measure("ap/cars")
-car_gates, by_car_gate = measure("ap/cars_gates")
+# %% tags=["experiment"]
+by_control = study.run(
+    "controls",
+    {
+        "two stages": ap_cnn(),
+        "random boxes": ap_cnn(boxes={"random": True}),
+        "center crop": ap_cnn(zoom="center"),
+        "mean of the losses": ap_cnn(reduction="mean"),
+        "mean of the losses, 8 × rate": vary(ap_cnn(reduction="mean"), lr=8 * lr),
+    },
+    metrics=METRICS,
+)
 
 # %% tags=["table"]
-columns = STAGES | {
-    "images/s": ("timing/images_per_second", 1, 0),
-    "peak memory, GB": ("memory/peak_bytes", 1e-9, 2),
-}
-show_table(
-    summarise(pd.concat([by_plain, by_cars, by_car_gate]), columns, "network"),
-    foot=provenance_line([*plain_cars, *cars, *car_gates]),
-)
+show_table(summarize(by_control, STAGES, "second stage"), foot=study.foot(by_control))
 
 # %% [markdown]
-# Peak memory is that of tensors on a GPU; on a CPU it is that of the whole process, which says nothing about a row.
-#
 # ## What the second stage costs
 #
 # Nothing in weights, since both stages share them. What a training step (forward and backward) computes and what it keeps in memory can be counted
-# on tensors that have a shape and no values, so the paper's setting needs no GPU to be counted ({py:func}`fgvc_lib.results.estimate.step`). Beside the small setting stands what
+# on tensors that have a shape and no values, so the paper's setting needs no GPU to be counted ({py:func}`fgvc_study.estimate.step`). Beside the small setting stands what
 # the networks of the tables above reach with it.
 
 # %% tags=["table"]
-settings = {
+counted = {
     "ResNet-50, 448 px, batch of 16": ("50", Shape(196, 16, 16, image_size=448), 256, {"channels": 256}),
     "small ResNet, 64 px, batch of 16": (
         "small",
         Shape(12, 16, 16, image_size=64),
         128,
-        {"channels": 32, "reduction": 4},
+        {"channels": 32, "gate_reduction": 4},
     ),
 }
-for title, (depth, shape, hidden, pyramid) in settings.items():
+for title, (depth, shape, width, pyramid) in counted.items():
     counts = {}
     with FakeTensorMode():
-        plain = Baseline(resnet(depth), shape.classes, head="bn_elu", hidden=hidden)
+        plain = Baseline(resnet(depth), shape.classes, head="bn_elu", hidden=width)
         counts["plain, the same head"] = step(plain, shape, 16)
         for row, stages in {"one stage": 1, "two stages": 2}.items():
-            method_of = APCNN(resnet(depth), shape.classes, hidden=hidden, stages=stages, **pyramid)
+            method_of = APCNN(
+                resnet(depth), shape.classes, hidden=width, stages=stages, pyramid=pyramid
+            )
             counts[row] = step(method_of, shape, 16)
     least_memory, least_flop = counts["plain, the same head"]
     lines = []
@@ -798,7 +842,7 @@ for title, (depth, shape, hidden, pyramid) in settings.items():
             "memory, × plain": f"{memory / least_memory:.2f}",
         }
         if depth == "small":
-            line["test accuracy, %"] = plus_minus(by_component[by_component["row"] == row]["test_accuracy"])
+            line["test accuracy, %"] = plus_minus(by_component[by_component["variant"] == row]["test_accuracy"])
         lines.append(line)
     show_table(pd.DataFrame(lines), title=title)
 
@@ -886,7 +930,8 @@ for theta in (0.5, 0.8):
             )
 show_table(
     pd.DataFrame(lines),
-    foot="Regions of the network trained on this page, on 400 test images. " + provenance_line([record]),
+    foot="Regions of the network trained on this page, on 400 test images. "
+    + study.foot(study.live_frame(looked_at)),
 )
 
 # %% [markdown]
