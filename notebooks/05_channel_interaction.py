@@ -22,16 +22,26 @@
 # paper's ablation, and runs the defects of a public port as failing checks.
 
 # %% tags=["parameters"]
-profile = "quick"
-seeds = [0]
-epochs = 8
-train_limit = None
-data = ""
-device = "auto"
+dataset = "birds"  # synthetic, with known parts
+image_size = 64
+backbone = "small"
+pretrained = False
+epochs = 60
+live_epochs = 30  # of the networks that the page trains and looks inside
+batch_size = 40  # two of P × K
+lr = 0.1
+max_steps = None
+seeds = [0, 1, 2, 3, 4]
+device = None  # the best there is
+train = "missing"  # "all" measures everything again, "never" shows what there is
+embedding = 64  # r, the length of h
+scales = ["positions", "none"]  # s = 1/l and s = 1
+alphas = [0.1, 0.5, 2.0, 8.0]
+margins = [0.1, 0.5, 1.0, 2.0]
+deeper = {"depth": 18, "width": 16, "small_stem": True, "strides": [1, 2, 2, 1]}
+settings = {}  # further settings of all runs
 
-# %%
-from functools import partial
-
+# %% tags=["setup", "hide-input"]
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -42,7 +52,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fgvc_lib import results
 from fgvc_lib.backbones import resnet
 from fgvc_lib.data import load
 from fgvc_lib.layers.channel_interaction import (
@@ -54,15 +63,45 @@ from fgvc_lib.layers.channel_interaction import (
 )
 from fgvc_lib.losses.contrastive import contrastive_loss
 from fgvc_lib.losses.pairs import disjoint_pairs
-from fgvc_lib.measures.channels import channel_parts_of, compare_channels
 from fgvc_lib.methods.cin import CIN
-from fgvc_lib.results import benchmarks, wanted
-from fgvc_lib.results.plots import COLORS, curve, show, show_table, style
-from fgvc_lib.results.tables import plus_minus, provenance_line, summarise
+from fgvc_study import Study, benchmarks, vary
+from fgvc_study.figures import COLORS, curve, show, show_table, style
+from fgvc_study.metrics.channels import channel_parts_of, compare_channels
+from fgvc_study.protocol import configuration
+from fgvc_study.statistics import paired
+from fgvc_study.tables import plus_minus, summarize
 
-CHAPTER = "05_channel_interaction"
-device = None if device == "auto" else device
-measure = partial(wanted.measure, profile=profile, device=device)
+study = Study("05_channel_interaction", seeds=seeds, device=device, train=train)
+base = configuration(
+    dataset=dataset,
+    image_size=image_size,
+    backbone=backbone,
+    pretrained=pretrained,
+    epochs=epochs,
+    batch_size=batch_size,
+    lr=lr,
+    max_steps=max_steps,
+    settings=settings,
+)
+
+
+def interaction(block="sci", contrast="none", **arguments):
+    """The common network with a block behind its last stage, and a comparison of pairs."""
+    own = {"block": block, "contrast": contrast, "embedding": embedding}
+    return vary(base, method="cin", method_args=own | arguments)
+
+
+VARIANTS = {
+    "baseline": interaction("none"),
+    "φ alone": interaction("phi"),
+    "mean map": interaction("mean"),
+    "SE": interaction("se"),
+    "non-local": interaction("non_local"),
+    "Pos-SCI": interaction("pos_sci"),
+    "SCI": interaction(),
+    "SCI + Cont": interaction(contrast="features"),
+    "SCI + CCI": interaction(contrast="cci"),
+}
 style()
 
 # %% [markdown]
@@ -182,19 +221,21 @@ show(
 #
 # The plain network of the whole book, and the same network with SCI behind its last stage and CCI in training, which is derived below.
 
+# %% tags=["experiment"]
+looked_at = {
+    "average pooling": vary(base, method="baseline", batch_size=32, epochs=live_epochs),
+    "SCI + CCI": vary(VARIANTS["SCI + CCI"], epochs=live_epochs),
+}
+trained = study.live("pair", looked_at)
+
 # %%
-configs = {
-    "average pooling": wanted.groups()["birds/baseline"].configs(profile)["linear head"][0],
-    "SCI + CCI": wanted.groups()["cin/live"].configs(profile)["SCI + CCI"][0],
-}
-trained = {
-    row: results.trained(config, profile=profile, chapter=CHAPTER, device=device) for row, config in configs.items()
-}
-birds = load(configs["SCI + CCI"].data, **configs["SCI + CCI"].data_args)
-plain, cin = (method for method, _ in trained.values())
+birds = load(dataset, **base.data_args)
+plain, cin = (network.method for network in trained.values())
 sci = cin.attached.block
 where = next(cin.parameters()).device
-live_line = provenance_line([record for _, record in trained.values()])
+shown = study.live_frame(trained)
+live_line = study.foot(shown)
+cin_line = study.foot(shown[shown["variant"] == "SCI + CCI"])
 mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (birds.mean, birds.std))
 some = np.arange(360)  # test images that this page looks at; classes take turns
 pixels = torch.from_numpy(birds.test.images[some]).float() / 255  # (360, 3, 64, 64)
@@ -208,7 +249,7 @@ sci_cpu = sci.cpu()
 with torch.no_grad():
     w = sci_cpu.relation(x)  # (360, c, c)
     y = torch.bmm(w, x.flatten(2)).view_as(x)
-    torch.testing.assert_close(z, x + sci_cpu.phi(y), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(z, sci_cpu.combine(x, y), rtol=1e-3, atol=1e-3)
 parts = channel_parts_of(x, masks)  # (360, c): the part that a channel lies on, or -1
 
 # %% tags=["table"]
@@ -372,23 +413,27 @@ HOW = {
 counts = {name: float(v[0] / v[1]) for name, v in compare_channels(x, parts).items()}
 line = {"network": "SCI + CCI, this page"} | {title: f"{100 * counts[key]:.1f}" for title, key in KINDS.items()}
 line |= {title: f"{counts[key]:.2f}" for title, key in HOW.items()}
-show_table(pd.DataFrame([line]), foot=f"{len(some)} test images. {provenance_line([trained['SCI + CCI'][1]])}")
+show_table(pd.DataFrame([line]), foot=f"{len(some)} test images. {cin_line}")
 
 
 # %% [markdown]
-# From here on numbers also come from committed records; the line under each table says which profile, data, seeds and device. While this page was built
-# in the quick profile, every row was also run for two steps to prove that it still runs. A table without numbers has not been measured yet.
+# From here on numbers come from committed records; the line under each table says which data, seeds and device.
 
-# %%
-components, by_component = measure("cin/components")
-untrained, by_untrained = measure("cin/parts")
+# %% tags=["experiment"]
+by_component = study.run("components", VARIANTS, metrics=["complements"])
+by_untrained = study.run(
+    "parts",
+    {"SCI, not trained": vary(VARIANTS["SCI"], lr=0.0, epochs=2)},
+    metrics=["complements"],
+    seeds=seeds[:3],
+)
 
 # %% tags=["table"]
 both = pd.concat([by_untrained, by_component])
-both = both[both["row"].isin(["SCI, not trained", "baseline", "Pos-SCI", "SCI", "SCI + CCI"])]
+both = both[both["variant"].isin(["SCI, not trained", "baseline", "Pos-SCI", "SCI", "SCI + CCI"])]
 columns = {title: f"complements/{key}" for title, key in KINDS.items()}
 columns |= {title: (f"complements/{key}", 1, 2) for title, key in HOW.items()}
-show_table(summarise(both, columns, "network"), foot=provenance_line([*untrained, *components]))
+show_table(summarize(both, columns, "network"), foot=study.foot(both))
 
 # %% [markdown]
 # - **not trained** is the control that matters. Channels of random filters respond to different things at different places too, and
@@ -535,7 +580,7 @@ show_table(
         {"pairs": kind} | {name: plus_minus(v.tolist(), scale=1, digits=2) for name, v in numbers.items()}
         for kind, (numbers, _) in found.items()
     ),
-    foot=f"Mean ± standard deviation over pairs. {provenance_line([trained['SCI + CCI'][1]])}",
+    foot=f"Mean ± standard deviation over pairs. {cin_line}",
 )
 
 # %% tags=["figure"]
@@ -570,54 +615,73 @@ show(
 #
 # ## The ablation
 #
-# The paper's rows, all with the same batches of 4 classes × 5 images, the same head, learning rate and budget.
+# The paper's rows, all with the same batches of 4 classes × 5 images, the same head, learning rate and budget. Two controls are not in the paper: *φ alone*
+# is the convolution without any channel interaction ($W = I$), and the *mean map* gives every channel the same ($W = 1/c$). What SCI adds beyond them is
+# due to its relation.
 
 # %% tags=["table"]
-ACCURACY = {"test accuracy, %": "test_accuracy", "training accuracy, %": "train_accuracy"}
-show_table(summarise(by_component, ACCURACY, "network"), foot=provenance_line(components))
+ACCURACY = {
+    "test accuracy, %": "test_accuracy",
+    "training accuracy, %": "train_accuracy",
+}
+table = summarize(by_component, ACCURACY, "network")
+first = by_component[by_component["variant"] == "baseline"]
+gains = []
+for _, group in by_component.groupby("variant", sort=False):
+    known = "test_accuracy" in group and group["test_accuracy"].notna().any()
+    if not known or group["variant"].iloc[0] == "baseline":
+        gains.append("")
+        continue
+    gain = paired(group, first, "test_accuracy")
+    low, high = 100 * gain["low"], 100 * gain["high"]
+    gains.append(f"{100 * gain['mean']:+.1f} [{low:+.1f}, {high:+.1f}]")
+table.insert(len(table.columns) - 1, "over the baseline, points", gains)
+show_table(table, foot=study.foot(by_component))
 
 # %% [markdown]
-# A row with fewer seeds than the others has runs whose loss left the range of numbers; the line under the table names them. No mean contains them, so
-# it flatters the row.
+# ### A diagnosis: SCI trains only at the right scale
 #
-# The paper starts from a network trained on ImageNet, whose channels are parts of things already; here everything starts from nothing, and a row may
-# simply not be done after so few epochs: compare its *training* accuracy with the baseline's. Two questions follow. Does another learning rate suit the
-# slower rows? And do they catch up in three times the epochs?
+# Built as it is printed, $Z = \varphi(WX) + X$, SCI does worse than no block at all. The reason is a scale. With $s = 1/l$ the rows of $W$ are nearly even,
+# so $\varphi$ sees about the same map $c$ times, the mean of all channels. Its $c$ input slices then get one and the same gradient, and act through
+# their sum $S$. A step of size λ moves each slice by $-\lambda g$, and so $S$ by $-c\,\lambda g$: this direction learns at $c$ times the rate of the network,
+# and no normalization stands behind it. Divided by $\sqrt c$, $\varphi$ acts through $S/\sqrt c$; each slice's gradient becomes $g/\sqrt c$, and a step moves
+# $S/\sqrt c$ by $-\lambda g$, the rate of the network at every width. The non-local block of the table has a BatchNorm in this place.
+#
+# The contrast has a scale of its own. On an $h$ of any length, a distance of β = 0.5 is soon exceeded by growing features, and at α = 2 the term pulls hard enough to make
+# runs diverge. `fgvc_lib` gives $h$ unit length, as the triplet row has it; the paper does not say.
 
-# %%
-rates, by_rate = measure("cin/rates")
-longer, by_longer = measure("cin/longer")
-
-# %% tags=["table"]
-show_table(
-    summarise(by_rate, ACCURACY | {"validation accuracy, %": "val_accuracy"}, "network, learning rate"),
-    foot=provenance_line(rates),
+# %% tags=["experiment"]
+as_printed = {"block_args": {"normalize": False}}
+by_scale = study.run(
+    "scale",
+    {
+        "SCI, φ/√c": VARIANTS["SCI"],
+        "SCI, as printed": interaction(**as_printed),
+        "SCI + CCI, φ/√c, unit h": VARIANTS["SCI + CCI"],
+        "SCI + CCI, φ/√c, h of any length": interaction(contrast="cci", normalize=False),
+        "SCI + CCI, as printed": interaction(contrast="cci", normalize=False, **as_printed),
+    },
+    metrics=["complements"],
+)
+by_softmax = study.run(
+    "softmax",
+    {
+        "s = " + {"positions": "1/l", "none": "1"}[scale]: interaction(block_args={"scale": scale})
+        for scale in scales
+    },
+    metrics=["complements"],
+    seeds=seeds[:3],
 )
 
 # %% tags=["table"]
-show_table(summarise(by_longer, ACCURACY, "network, three times the epochs"), foot=provenance_line(longer))
-
-# %% [markdown]
-# And on crops of part of Stanford Cars {footcite:p}`krause2013object`, from scratch on one GPU; compare rows, not papers. The second table is the same with a deeper network.
-
-# %%
-cars, by_car = measure("cin/cars")
-deep_cars, by_deep_car = measure("cin/cars_depth")
-
-# %% tags=["table"]
-show_table(
-    summarise(pd.concat([by_car, by_deep_car]), ACCURACY, "network, cars"), foot=provenance_line([*cars, *deep_cars])
-)
+show_table(summarize(by_scale, ACCURACY, "network"), foot=study.foot(by_scale))
 
 # %% [markdown]
 # What the paper reports on Caltech-UCSD Birds with a pretrained ResNet-50 at 448 pixels, as far as a published note on it quotes the numbers: 84.9 for the baseline, 87.1 with
 # SCI, 87.2 with SCI and the contrastive loss on SCI's features, 87.5 with SCI and CCI. The step from the baseline to SCI is large, the
 # step that the contrast adds is small. The rows of SE, non-local and Pos-SCI are in an image of the paper that we could not read.
 #
-# ### The scale, and φ at the start
-
-# %%
-scales, by_scale = measure("cin/scale")
+# ### The scale of the softmax
 
 # %% tags=["table"]
 columns = ACCURACY | {
@@ -625,17 +689,7 @@ columns = ACCURACY | {
     "silent among the complementary": ("complements/silent", 1, 2),
     "silent channels": ("complements/silent_chance", 1, 2),
 }
-show_table(summarise(by_scale, columns, "SCI with"), foot=provenance_line(scales))
-
-# %% [markdown]
-# With $\varphi = 0$ at first every network starts as the baseline, and the block comes in as far as it helps. The paper's networks start from weights
-# that a block with random $\varphi$ would disturb as well; what it does about that is not said. The ablation again, all with $\varphi = 0$ at first:
-
-# %%
-starts, by_start = measure("cin/start")
-
-# %% tags=["table"]
-show_table(summarise(by_start, ACCURACY, "network, φ = 0 at first"), foot=provenance_line(starts))
+show_table(summarize(by_softmax, columns, "SCI with"), foot=study.foot(by_softmax))
 
 # %% [markdown]
 # ### Which comparison of images?
@@ -643,22 +697,40 @@ show_table(summarise(by_start, ACCURACY, "network, φ = 0 at first"), foot=prove
 # All on SCI's features: the contrastive loss with and without CCI, the triplet loss {footcite:p}`schroff2015facenet`, and pairwise confusion
 # {footcite:p}`dubey2018pairwise`, which does the opposite of pushing apart: it holds the *predictions* for different classes together, against over-confidence.
 
-# %%
-losses, by_loss = measure("cin/losses")
+# %% tags=["experiment"]
+by_loss = study.run(
+    "losses",
+    {
+        "none": VARIANTS["SCI"],
+        "contrastive": VARIANTS["SCI + Cont"],
+        "contrastive, of CCI": VARIANTS["SCI + CCI"],
+        "triplet": interaction(contrast="triplet", margin=0.2),
+        "pairwise confusion": interaction(contrast="confusion", alpha=10.0),
+    },
+    seeds=seeds[:3],
+)
 
 # %% tags=["table"]
-show_table(summarise(by_loss, ACCURACY, "added loss"), foot=provenance_line(losses))
+show_table(summarize(by_loss, ACCURACY, "added loss"), foot=study.foot(by_loss))
 
 # %% [markdown]
 # ### Two depths
 #
 # Does a deeper network, whose channels have interacted more often already, gain less?
 
-# %%
-depths, by_depth = measure("cin/depth")
+# %% tags=["experiment"]
+by_depth = study.run(
+    "depth",
+    {
+        f"{depth}: {name}": vary(VARIANTS[name], backbone="resnet", backbone_args=arguments)
+        for depth, arguments in {"small": base.backbone_args, "deeper": deeper}.items()
+        for name in ("baseline", "SCI", "SCI + CCI")
+    },
+    seeds=seeds[:3],
+)
 
 # %% tags=["table"]
-show_table(summarise(by_depth, ACCURACY, "network"), foot=provenance_line(depths))
+show_table(summarize(by_depth, ACCURACY, "network"), foot=study.foot(by_depth))
 
 # %% [markdown]
 # ### Plug and play
@@ -667,30 +739,52 @@ show_table(summarise(by_depth, ACCURACY, "network"), foot=provenance_line(depths
 # stage and the one below it of the plain network, inside a {doc}`Bilinear CNN <04_bilinear_cnn>`, and inside {doc}`Center Loss <02_center_loss>`. Every method
 # stands beside itself, with the same batches.
 
-# %%
-plugs, by_plug = measure("cin/plug")
+# %% tags=["experiment"]
+bilinear = {"base": "bcnn", "base_args": {"head_fraction": 0.0}}
+by_plug = study.run(
+    "plug",
+    {
+        "average pooling": VARIANTS["baseline"],
+        "average pooling + SCI + CCI": VARIANTS["SCI + CCI"],
+        "average pooling + SCI + CCI, one stage lower": interaction(
+            contrast="cci", stage="layer2"
+        ),
+        "B-CNN": vary(interaction("none", **bilinear), lr=5 * lr),
+        "B-CNN + SCI + CCI": vary(interaction(contrast="cci", **bilinear), lr=5 * lr),
+        "Center Loss": interaction("none", base="center"),
+        "Center Loss + SCI + CCI": interaction(contrast="cci", base="center"),
+    },
+    seeds=seeds[:3],
+)
 
 # %% tags=["table"]
-show_table(summarise(by_plug, ACCURACY, "method"), foot=provenance_line(plugs))
+show_table(summarize(by_plug, ACCURACY, "method"), foot=study.foot(by_plug))
 
 # %% [markdown]
 # ### α and β
 
-# %%
-alphas, by_alpha = measure("cin/alpha")
-margins, by_margin = measure("cin/margin")
+# %% tags=["experiment"]
+by_alpha = study.run(
+    "alpha",
+    {f"{a:g}": interaction(contrast="cci", alpha=a) for a in alphas},
+    seeds=seeds[:2],
+)
+by_margin = study.run(
+    "margin",
+    {f"{m:g}": interaction(contrast="cci", margin=m) for m in margins},
+    seeds=seeds[:2],
+)
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(7.6, 3), sharey=True)
-for ax, table, key, default, color, label in (
-    (axes[0], by_alpha, "alpha", 2.0, COLORS[0], "α"),
-    (axes[1], by_margin, "margin", 0.5, COLORS[1], "β"),
+for ax, swept, key, color, label in (
+    (axes[0], by_alpha, "alpha", COLORS[0], "α"),
+    (axes[1], by_margin, "margin", COLORS[1], "β"),
 ):
     column = f"method_args.{key}"
-    table = table.copy()
-    table[column] = table[column].fillna(default) if column in table else default  # the row that sets nothing
-    table["accuracy, %"] = 100 * table["test_accuracy"]
-    curve(ax, sorted(table[column].unique()), table, column, "accuracy, %", color=color)
+    if "test_accuracy" in swept:
+        swept = swept.assign(accuracy=100 * swept["test_accuracy"])
+        curve(ax, sorted(swept[column].unique()), swept, column, "accuracy", color=color)
     ax.set(xlabel=label)
 axes[0].set_ylabel("test accuracy, %")
 show(
@@ -701,10 +795,10 @@ show(
 )
 
 # %% tags=["table"]
-sweeps = [summarise(by_alpha, ACCURACY, "α, β"), summarise(by_margin, ACCURACY, "α, β")]
+sweeps = [summarize(runs, ACCURACY, "α, β") for runs in (by_alpha, by_margin)]
 sweeps[0]["α, β"] = [f"{row}, 0.5" for row in sweeps[0]["α, β"]]
 sweeps[1]["α, β"] = [f"2, {row}" for row in sweeps[1]["α, β"]]
-show_table(pd.concat(sweeps), foot=provenance_line([*alphas, *margins]))
+show_table(pd.concat(sweeps), foot=study.foot(pd.concat([by_alpha, by_margin])))
 
 # %% [markdown]
 # ## One stage: what it costs
