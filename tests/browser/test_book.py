@@ -112,11 +112,11 @@ LAYOUT = r"""async () => {
   return seen;
 }"""
 
-# How wide the equations are in a font; its x-height is another's too, on systems with more than one
-WIDTHS = r"""font => {
-  document.body.style.fontFamily = font;
-  return [...document.querySelectorAll("mjx-container[display] > svg")].map(node => node.getBoundingClientRect().width);
-}"""
+# The x-height, by which MathJax sizes equations, as a fraction of the font's size
+HEIGHTS = r"""() => [...document.querySelectorAll("mjx-container[display] > svg")].map(node => {
+  const width = node.getBoundingClientRect().width / parseFloat(node.getAttribute("width"));
+  return width / parseFloat(getComputedStyle(node).fontSize);
+})"""
 
 # What leaves the page at its right-hand side without a box of its own to scroll in
 OVERFLOW = r"""() => {
@@ -391,9 +391,9 @@ def test_the_size_of_equations_does_not_depend_on_the_fonts_of_a_system(site, ta
     traffic.page = "notebooks/05_channel_interaction.html"
     tab.goto(site + traffic.page)
     tab.evaluate(FACTS)
-    widths = tab.evaluate(WIDTHS, "sans-serif")
-    assert len(widths) > 3
-    assert [tab.evaluate(WIDTHS, font) for font in ("serif", "monospace")] == [widths, widths]
+    heights = tab.evaluate(HEIGHTS)
+    assert len(heights) > 3
+    assert heights == pytest.approx([0.5] * len(heights), abs=0.01)
 
 
 def test_pages_fit_a_phone(visits):
