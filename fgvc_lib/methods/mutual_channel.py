@@ -38,7 +38,8 @@ class MutualChannel(Method):
     =======  =====================  =========  =======================================================================
 
     Args:
-        backbone: its last stage is F. ResNet-18 needs ``strides=(1, 2, 2, 1)`` for the official 14 × 14 map at 224 px.
+        backbone: its last stage is F. ResNet-18 needs ``strides=(1, 2, 2, 1)`` for the official 14 × 14 map at 224 px;
+            the official VGG-16 has 600 channels at conv4_3 too, not in the last convolution alone as here.
         num_classes: c, how many classes there are.
         xi: ξ, checked against the backbone.
         mu: 0 trains cross-entropy alone: the baseline with the very same head, ``"grid"`` included.
