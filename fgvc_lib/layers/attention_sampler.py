@@ -31,7 +31,7 @@ def limit_magnification(magnification: Tensor, limit: float | Tensor) -> Tensor:
 
     The official implementation instead clips and redistributes five times. Only its first round clips at L; the
     later ones clip at the smaller of the two axes' current peaks, so what is handed back stays, and the peak settles
-    above L (4.06 to 4.36 for L = 4 on squared blobs, 512 → 224). Here nothing is ever above L.
+    between L and L + 1 (4.06 to 4.36 for L = 4 on squared blobs, 512 → 224). Here nothing is ever above L.
 
     Args:
         magnification: ``(B, N)``, non-negative, mean 1 in every row.

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms
 
-from fgvc_lib.layers.roi_pyramid import ROIPyramid, anchor_boxes, roi_boxes, suppress_border, top_boxes
+from fgvc_lib.layers.roi_pyramid import ROIPyramid, anchor_boxes, random_boxes, roi_boxes, suppress_border, top_boxes
 
 NAN = float("nan")
 
@@ -89,6 +89,9 @@ def test_border_is_rounded_down_and_zeroed():
     assert zeroed[0, :2].sum() == zeroed[0, -2:].sum() == 0
     assert zeroed.sum() == 24
     assert suppress_border(torch.ones(1, 100, 100), border=0.29)[1].sum() == 42 * 42
+    rows = suppress_border(torch.ones(1, 14, 20), border=0.2, released=True)[1]  # officially one more unless it divides
+    assert rows.any(1).nonzero().flatten().tolist() == [*range(2, 11)]
+    assert rows.any(0).nonzero().flatten().tolist() == [*range(4, 16)]
     with pytest.raises(ValueError, match=r"fraction in \[0, 0.5\), got 0.5"):
         suppress_border(torch.ones(1, 4, 4), border=0.5)
 
@@ -109,10 +112,42 @@ def test_two_levels_of_score_give_the_higher_first():
     torch.testing.assert_close(centers, torch.tensor([[52.0, 52.0], [12.0, 12.0]]))
 
 
-@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
-def test_a_constant_mask_has_no_box_without_a_border(value):
-    boxes = roi_boxes(torch.full((2, 1, 7, 9), value), (63, 81), size=0.2, top_k=3, border=0.0)
-    assert boxes.isnan().all()
+@pytest.mark.parametrize("size", [(7, 9), (5, 11), (14, 14), (28, 28)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_constant_mask_has_no_box(size, dtype):
+    """Whatever the constant: the mean of equal numbers is off by rounding for about a quarter of them."""
+    masks = torch.linspace(0, 1, 300, dtype=dtype)[:, None, None, None].expand(300, 1, *size)
+    assert roi_boxes(masks, (63, 81), size=0.2, top_k=1, border=0.0).isnan().all()
+    assert roi_boxes(masks, (63, 81), size=0.2, top_k=1, border=0.2, mean_with_border=False).isnan().all()
+
+
+def test_boxes_that_overlap_by_exactly_the_limit_stay():
+    boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.0]])  # half of one is the other
+    scores = torch.tensor([[0.9, 0.8]])
+    assert torch.equal(top_boxes(scores, boxes, top_k=2, iou=0.5)[0], boxes)
+    assert top_boxes(scores, boxes, top_k=2, iou=0.49)[0, 1].isnan().all()
+
+
+def test_merging_encloses_the_alike():
+    boxes = torch.tensor(
+        [[0.0, 0, 10, 10], [2, 0, 12, 10], [0, 2, 10, 12], [6, 0, 16, 10], [20, 20, 30, 30], [40, 40, 50, 50]]
+    )
+    scores = torch.tensor([[1.0, 0.95, 0.85, 0.99, -torch.inf, 0.5]])  # alike, too low, too far, struck out, apart
+    expected = torch.tensor([[0.0, 0, 12, 10], [40, 40, 50, 50], [NAN] * 4])
+    torch.testing.assert_close(top_boxes(scores, boxes, top_k=3, iou=0.05, merge=True)[0], expected, equal_nan=True)
+    plain = top_boxes(scores, boxes, top_k=3, iou=0.05)[0]
+    torch.testing.assert_close(plain, torch.cat([boxes[[0, 5]], expected[2:]]), equal_nan=True)
+
+
+def test_random_boxes_lie_anywhere_inside_with_their_size():
+    boxes = torch.tensor([[0.0, 0.0, 16.0, 8.0], [NAN] * 4]).expand(2000, 2, 4)
+    drawn = random_boxes(boxes, (40, 64), generator=torch.Generator().manual_seed(0))
+    assert drawn[:, 1].isnan().all()
+    x1, y1, x2, y2 = drawn[:, 0].unbind(1)
+    torch.testing.assert_close(x2 - x1, torch.full((2000,), 16.0))
+    torch.testing.assert_close(y2 - y1, torch.full((2000,), 8.0))
+    assert 0 <= x1.min() < 1 < 47 < x1.max() <= 48
+    assert 0 <= y1.min() < 1 < 31 < y1.max() <= 32
 
 
 def test_the_borders_zeros_lower_the_mean():

@@ -163,6 +163,33 @@ def test_an_image_without_boxes_is_seen_whole():
     torch.testing.assert_close(out.maps["stage_logits"][:, 0], out.maps["stage_logits"][:, 1])
 
 
+def test_settings_reach_their_layers():
+    boxes = {
+        "border": 0.2,
+        "released_border": True,
+        "mean_with_border": False,
+        "iou": 0.3,
+        "merge": True,
+        "offset": 0.0,
+    }
+    method = small(
+        boxes={**boxes, "top_k": [2, 2, 1], "sizes": [0.1, 0.2, 0.3]}, pyramid={"momentum": 0.3, "pathway": False}
+    )
+    assert method.rois.boxes.keywords == boxes
+    assert (method.rois.top_k, method.rois.sizes) == ((2, 2, 1), (0.1, 0.2, 0.3))
+    assert method.pyramid.inner_blocks[-1].local[1].momentum == 0.3
+    assert not method.attention.pathway
+    assert method.attention.channel_gates[0].layers[0].out_channels == 4  # 8 channels over 2
+    assert method.heads["level3"][1].out_features == 6
+
+
+def test_an_image_that_would_keep_too_little_keeps_its_box():
+    method, (images, labels) = small(zoom=None, drop={"rates": [1.0, 0.0, 0.0], "min_kept": 1.0}), batch()
+    maps = method(images, labels).maps
+    assert not maps["dropped_box"].isnan().any()
+    torch.testing.assert_close(maps["refined"], method.backbone(images)["layer1"])
+
+
 def test_random_boxes_are_as_many_and_as_large_and_evaluation_repeats_them():
     plain, random = small().eval(), small(boxes={"random": True}).eval()
     random.load_state_dict(plain.state_dict())

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_lib.backbones import resnet
+from fgvc_lib.layers.attention_sampler import sampling_grid
 from fgvc_lib.losses.distillation import distillation_loss
 from fgvc_lib.methods import METHODS
 from fgvc_lib.methods.tasn import RELEASED
@@ -203,12 +204,45 @@ def test_released_code_squares_the_resized_map_and_predicts_by_the_shared_classi
     out = method(images, labels)
     assert list(out.terms) == ["ce_attention", "ce_master", "ce_master_shared", "ce_part", "ce_part_shared", "distill"]
     torch.testing.assert_close(out.terms["ce_master_shared"], 0.5 * F.cross_entropy(out.logits, labels))
+    parts = method.backbone(torch.cat([out.maps["structure_image"], out.maps["detail_image"][:, 0]]))["layer3"]
+    parts = method.shared_head(parts.mean((2, 3))[4:])
+    torch.testing.assert_close(out.terms["ce_part_shared"], 0.5 * F.cross_entropy(parts, labels))
     assert out.maps["structure_map"].shape == out.maps["detail_map"].shape == (4, 1, 32, 32)
     plain = small(**{**RELEASED, "sampling": {**RELEASED["sampling"], "structure_power": 1.0}})
     plain.load_state_dict(method.state_dict())
     torch.testing.assert_close(
         plain.eval()(images).maps["structure_map"] ** 2, method.eval()(images).maps["structure_map"]
     )
+
+
+def test_maps_are_resized_with_their_corners_and_limited_as_set():
+    sampling = {"resize_map": True, "limit": 1.5, "equal_zoom": True}
+    method, images = small(sampling=sampling).eval(), batch()[0]
+    maps = method(images).maps
+    resized = F.interpolate(maps["attention"].mean(1, keepdim=True), (32, 32), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(maps["structure_map"], resized)
+    grid = sampling_grid(resized[:, 0], (16, 16), limit=1.5, equal_zoom=True)
+    torch.testing.assert_close(maps["structure_grid"], grid)
+
+
+def test_at_test_the_detail_map_counts_equal_maps_as_often_as_they_are():
+    method, images = small(predict="average", attention={"unique": True}).eval(), batch()[0]
+    method.attention_net.register_forward_hook(
+        lambda _net, _images, out: (out[0] * (torch.arange(16) < 3)[:, None, None], out[1])
+    )
+    maps = method(images).maps
+    torch.testing.assert_close(maps["detail_map"][:, 0], maps["attention"].mean(1))
+    assert not torch.allclose(maps["structure_map"], maps["detail_map"])
+
+
+def test_settings_reach_their_layers():
+    attention = {"spatial_norm": False, "relation_norm": False, "dilations": [[1], [3]]}
+    distillation = {"temperature": 3.0, "detach_teacher": False, "square_temperature": True}
+    method = small(attention=attention, distillation=distillation)
+    assert (method.trilinear.spatial_norm, method.trilinear.relation_norm) == (False, False)
+    assert small(attention={"scale": 7.0}).trilinear.scale == 7
+    assert [m.dilations for m in method.attention_net.widen if hasattr(m, "dilations")] == [(1,), (3,)]
+    assert {name: getattr(method.distillation, name) for name in distillation} == distillation
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
