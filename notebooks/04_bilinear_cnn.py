@@ -318,6 +318,7 @@ trained = study.live("pair", pair)
 
 # %%
 live = study.live_frame(trained)
+live_line = study.foot(live)
 birds = load(dataset, **base.data_args)
 plain, bcnn = (network.method for network in trained.values())
 where = next(bcnn.parameters()).device
@@ -375,7 +376,7 @@ table = summarize(live, {"test accuracy, %": "test_accuracy"}, "network")
 heads = [network.method.head for network in trained.values()]
 table["numbers that are classified"] = [f"{head.in_features:,}" for head in heads]
 table["weights of the classifier"] = [f"{head.weight.numel():,}" for head in heads]
-show_table(table, foot=f"Trained on this page. {study.foot(live)}")
+show_table(table, foot=f"Trained on this page. {live_line}")
 
 # %% [markdown]
 # ## A look inside
@@ -569,7 +570,7 @@ if known:
     show_table(
         found,
         foot=f"{len(some)} test images, evidence for the true class, peak on the part "
-        f"or within half a cell. {study.foot(live)}",
+        f"or within half a cell. {live_line}",
     )
 
 # %% [markdown]
@@ -832,7 +833,7 @@ for row, network in trained.items():
             "support vector machines, %": f"{100 * svm:.1f}",
         }
     )
-show_table(pd.DataFrame(lines), foot=f"{len(some)} test images. {study.foot(live)}")
+show_table(pd.DataFrame(lines), foot=f"{len(some)} test images. {live_line}")
 
 # %% [markdown]
 # ## Paper versus released code
