@@ -125,7 +125,8 @@ class Study:
 
     def records(self, runs: pd.DataFrame) -> list[Record]:
         """The records behind a frame, for their history and arrays."""
-        return [self._records[name] for name in dict.fromkeys(runs["id"]) if name in self._records]
+        measured = runs.loc[runs["measured"].astype(bool), "id"]
+        return [self._records[name] for name in dict.fromkeys(measured) if name in self._records]
 
     def foot(self, runs: pd.DataFrame) -> str:
         """One sentence on where the numbers of a frame come from."""

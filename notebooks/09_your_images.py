@@ -487,7 +487,7 @@ print(f"{short(file)}: {', '.join(f'{info.classes[c]} {p:.1%}' for p, c in named
 # The same picture as a phone would store it, on its side with a note:
 
 # %%
-stored = Image.open(file).convert("RGB").transpose(Image.Transpose.ROTATE_90)
+stored = read_image(file).transpose(Image.Transpose.ROTATE_90)
 note = Image.Exif()
 note[0x0112] = 6  # orientation: turn by 90° clockwise to show
 stored.save("phone.png", exif=note)
