@@ -270,11 +270,10 @@ class CIN(Method):
 
     def phases(self) -> list[Phase]:
         """The base method's; what this method adds trains in all of them."""
+        added = [p for m in (self.attached, self.cci, self.project) if m is not None for p in m.parameters()]
         phases = []
         for phase in self.base.phases():
             trained = {id(p) for group in phase.groups for p in group["params"]}
-            added = [*self.attached.parameters()]
-            added += [p for module in (self.cci, self.project) if module is not None for p in module.parameters()]
             new = [p for p in added if id(p) not in trained]
             phases.append(Phase(phase.groups + [{"params": new}] * bool(new), phase.fraction, phase.name))
         return phases
