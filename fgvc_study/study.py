@@ -110,18 +110,33 @@ class Study:
             )
             for label, config in configs.items()
         }
-        self._records |= {network.record.id: network.record for network in networks.values()}
         return networks
 
     def live_frame(self, networks: Mapping[str, Trained]) -> pd.DataFrame:
         """The numbers of :meth:`live` networks, in the form of :meth:`run`."""
         found = {network.record.id: network.record for network in networks.values()}
         variants = {label: (Config.from_dict(network.record.config),) for label, network in networks.items()}
-        return frame(Experiment("live", variants), found)
+        runs = frame(Experiment("live", variants), found)
+        # the same run may have been recorded elsewhere: its record is another one
+        runs["id"] = "live " + runs["id"]
+        self._records |= {f"live {name}": record for name, record in found.items()}
+        return runs
 
     def recorded(self, name: str, *, profile: str, chapter: str | None = None) -> pd.DataFrame:
         """An experiment as a profile's committed table has it, in the form of :meth:`run`; empty without one."""
         return self._frame(asked.table(profile, chapter or self.chapter).get(name, Experiment(name, {})))
+
+    def beside_photos(self, name: str, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Data set → the runs of an experiment: these, and where they are measured and others, those on real images.
+
+        Args:
+            name: of the experiment.
+            runs: what :meth:`run` gave for it.
+        """
+        photos = self.recorded(name, profile="photos")
+        others = photos["measured"].any() and not photos["id"].isin(runs["id"]).any()
+        both = {str(runs["data"].iloc[0]): runs}
+        return both | ({str(photos["data"].iloc[0]): photos} if others else {})
 
     def records(self, runs: pd.DataFrame) -> list[Record]:
         """The records behind a frame, for their history and arrays."""

@@ -74,13 +74,6 @@ def lenet(lam=lam, alpha=alpha, dim=2):
     )
 
 
-def with_photos(name, runs):
-    """Data set → runs: this page's, and those of the profile photos where measured."""
-    photos = study.recorded(name, profile="photos")
-    elsewhere = photos["measured"].any() and not photos["id"].isin(runs["id"]).any()
-    return {dataset: runs} | ({photos["data"].iloc[0]: photos} if elsewhere else {})
-
-
 METRICS = ["compactness", "verification", "fgsm", "center_drift"]
 PICTURES = [*METRICS, "features_2d"]
 style()
@@ -337,7 +330,7 @@ by_lambda = study.run(
 )
 
 # %% tags=["figure"]
-on_lambda = with_photos("lambda", by_lambda)
+on_lambda = study.beside_photos("lambda", by_lambda)
 measured = [item for item in on_lambda.items() if item[1]["measured"].any()]
 name, runs = measured[0] if measured else (dataset, by_lambda)
 first = {}
@@ -461,7 +454,7 @@ by_alpha = study.run(
 )
 
 # %% tags=["figure"]
-on_alpha = with_photos("alpha", by_alpha)
+on_alpha = study.beside_photos("alpha", by_alpha)
 figure, axes = plt.subplots(1, 2, figsize=(7.4, 3))
 by = "method_args.alpha"
 curves(axes[0], on_alpha, by, "center_drift/relative", color=COLORS[0])
@@ -510,7 +503,7 @@ wide = study.run(
 # %% tags=["table"]
 WIDE = SCORES | {"under attack (ε = 0.1), %": "fgsm/eps0.1"}
 by_dim = {"features": narrow, "wide": wide}
-both = {key: with_photos(key, runs) for key, runs in by_dim.items()}
+both = {key: study.beside_photos(key, runs) for key, runs in by_dim.items()}
 for name in both["features"]:
     lines, shown = [], []
     for key in both:
@@ -603,7 +596,7 @@ by_port = study.run(
 )
 
 # %% tags=["table"]
-for name, runs in with_photos("port", by_port).items():
+for name, runs in study.beside_photos("port", by_port).items():
     show_table(summarize(runs, LAG, "α"), title=name, foot=study.foot(runs))
 
 # %% [markdown]

@@ -98,13 +98,6 @@ def pooling(name="bilinear + root + norm", **arguments):
     return vary(base, method="bcnn", method_args=known, lr=rate)
 
 
-def with_photos(name, runs):
-    """Data set → runs: this page's, and those of the profile photos where measured."""
-    photos = study.recorded(name, profile="photos")
-    elsewhere = photos["measured"].any() and not photos["id"].isin(runs["id"]).any()
-    return {dataset: runs} | ({photos["data"].iloc[0]: photos} if elsewhere else {})
-
-
 style()
 
 # %% [markdown]
@@ -704,7 +697,7 @@ ACCURACY = {
     "test accuracy, %": "test_accuracy",
     "training accuracy, %": "train_accuracy",
 }
-for name, runs in with_photos("components", by_component).items():
+for name, runs in study.beside_photos("components", by_component).items():
     table = summarize(runs, ACCURACY, "pooling")
     rate = runs.drop_duplicates("variant")["lr"]
     table.insert(1, "learning rate", [f"{value:g}" for value in rate])
@@ -719,7 +712,7 @@ by_rate = study.run(
 
 # %% tags=["table"]
 VALIDATED = ACCURACY | {"validation accuracy, %": "val_accuracy"}
-for name, runs in with_photos("rates", by_rate).items():
+for name, runs in study.beside_photos("rates", by_rate).items():
     table = summarize(runs, VALIDATED, "pooling, learning rate")
     show_table(table, title=name, foot=study.foot(runs))
 
@@ -759,7 +752,7 @@ table = summarize(by_stream, ACCURACY, "streams")
 costs = [stream_costs(config) for config in streams.values()]
 table.insert(1, "channels", [channels for channels, _ in costs])
 table.insert(2, "multiply-adds, 10⁶", [count for _, count in costs])
-for name, runs in with_photos("streams", by_stream).items():
+for name, runs in study.beside_photos("streams", by_stream).items():
     if runs is not by_stream:
         table = summarize(runs, ACCURACY, "streams")
     show_table(table, title=name, foot=study.foot(runs))
@@ -780,7 +773,7 @@ by_phase = study.run(
 )
 
 # %% tags=["table"]
-for name, runs in with_photos("phases", by_phase).items():
+for name, runs in study.beside_photos("phases", by_phase).items():
     table = summarize(runs, ACCURACY, "fraction of the epochs for the head alone")
     show_table(table, title=name, foot=study.foot(runs))
 
