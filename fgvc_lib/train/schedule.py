@@ -47,14 +47,14 @@ def learning_rate(config: Config, stretch: Stretch, step: int, total: int) -> fl
     """The run's learning rate at ``step``, before a group's ``lr_scale``.
 
     Linear warm-up over the first ``config.warmup`` of each phase, then ``cosine`` to zero at the phase's end, ``step``
-    (times ``gamma`` at each milestone, a share of the whole run) or ``constant``.
+    (times ``gamma`` at each milestone, a fraction of the whole run) or ``constant``.
     """
     done, length = step - stretch.start, stretch.stop - stretch.start
     warmup = round(config.warmup * length)
     if config.schedule == "cosine":
         factor = 0.5 + 0.5 * math.cos(math.pi * max(done - warmup, 0) / max(length - warmup, 1))
     elif config.schedule == "step":
-        factor = config.gamma ** sum(step >= share * total for share in config.milestones)
+        factor = config.gamma ** sum(step >= fraction * total for fraction in config.milestones)
     else:
         factor = 1.0
     if done < warmup:
