@@ -249,7 +249,7 @@ def test_pretrained_weights_without_a_network(fgvc: Call, tmp_path: Path, monkey
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
     monkeypatch.setattr(torch.hub, "urlopen", unreachable)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("fgvc_lib.train.loop.load", lambda *a, **k: load("digits"))
+    monkeypatch.setattr("fgvc_lib.train.trainer.load", lambda *a, **k: load("digits"))
     options = ["-s", "backbone_args={depth: 18, pretrained: true, in_channels: 3}"]
     status, _, err = fgvc("train", "--quiet", "--device", "cpu", *options)
     assert (status, err) == (

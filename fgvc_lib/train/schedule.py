@@ -54,7 +54,7 @@ def learning_rate(config: Config, stretch: Stretch, step: int, total: int) -> fl
     if config.schedule == "cosine":
         factor = 0.5 + 0.5 * math.cos(math.pi * max(done - warmup, 0) / max(length - warmup, 1))
     elif config.schedule == "step":
-        factor = config.gamma ** sum(step >= share * total for share in config.milestones)
+        factor = config.gamma ** sum(step >= fraction * total for fraction in config.milestones)
     else:
         factor = 1.0
     if done < warmup:

@@ -8,15 +8,12 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from fgvc_lib.data import ImageData, Loader
 from fgvc_lib.methods import Method
 from fgvc_lib.train import distributed
 
 
-@torch.no_grad()
 def evaluate(
     method: Method, data: ImageData, split: str, *, batch_size: int = 256, device: torch.device | str | None = None
 ) -> dict[str, float]:
@@ -34,20 +31,17 @@ def evaluate(
     """
     device = _device_of(method, device)
     rank, world = distributed.rank(), distributed.world_size()
-    accuracy = MulticlassAccuracy(len(data.classes), average="micro", validate_args=False).to(device)
-    loss = MeanMetric(nan_strategy="disable").to(device)
-    if len(getattr(data, split)) == 0:
-        return {"accuracy": float("nan"), "loss": float("nan")}
     loader = Loader(data, split, batch_size * world, train=False, seed=0, device=device, rank=rank, world_size=world)
-    with evaluation_mode(method):
-        for images, labels, _ in loader.epoch(0):
-            logits = method(images.contiguous(memory_format=torch.channels_last)).logits.float()  # (B, C)
-            accuracy.update(logits, labels)
-            loss.update(F.cross_entropy(logits, labels, reduction="none"))  # per image: batches may differ in size
-    return {"accuracy": float(accuracy.compute()), "loss": float(loss.compute())}
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # right answers, cross-entropies, images
+    for logits, labels in _outputs(method, loader):
+        losses = F.cross_entropy(logits, labels, reduction="none")  # (B,)
+        right = logits.argmax(1) == labels  # (B,)
+        sums += torch.stack([right, losses, torch.ones_like(losses)]).double().sum(1)
+    sums = distributed.total(sums)
+    accuracy, loss = (sums[:2] / sums[2]).tolist()
+    return {"accuracy": accuracy, "loss": loss}
 
 
-@torch.no_grad()
 def predict(
     method: Method, data: ImageData, split: str, *, batch_size: int = 256, device: torch.device | str | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -64,15 +58,13 @@ def predict(
         logits ``(N, C)`` float32 and labels ``(N,)``, on the CPU.
     """
     device = _device_of(method, device)
-    method.to(device)
     loader = Loader(data, split, batch_size, train=False, seed=0, device=device)
-    logits = [torch.empty(0, len(data.classes))]
-    labels = [torch.empty(0, dtype=torch.int64)]
-    with evaluation_mode(method):
-        for images, y, _ in loader.epoch(0):
-            logits.append(method(images.contiguous(memory_format=torch.channels_last)).logits.float().cpu())
-            labels.append(y.cpu())
-    return torch.cat(logits), torch.cat(labels)
+    all_logits = [torch.empty(0, len(data.classes))]
+    all_labels = [torch.empty(0, dtype=torch.int64)]
+    for logits, labels in _outputs(method.to(device), loader):
+        all_logits.append(logits.cpu())
+        all_labels.append(labels.cpu())
+    return torch.cat(all_logits), torch.cat(all_labels)
 
 
 @contextmanager
@@ -85,6 +77,15 @@ def evaluation_mode(method: Method) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _outputs(method: Method, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits ``(B, C)`` float32 and labels ``(B,)`` of every batch, on the loader's device."""
+    with evaluation_mode(method):
+        for images, labels, _ in loader.epoch(0):
+            with torch.no_grad():
+                logits = method(images.contiguous(memory_format=torch.channels_last)).logits.float()
+            yield logits, labels
 
 
 def _device_of(method: Method, device: torch.device | str | None) -> torch.device:

@@ -107,7 +107,7 @@ def test_it_overfits_eight_images() -> None:
 
 @pytest.mark.parametrize("clip", [None, 0.05])
 def test_weights_move_exactly_once_per_step(clip: float | None) -> None:
-    config = Config(**SMALL, batch_size=8, epochs=2, lr=0.1, warmup=0.5, schedule="constant", clip=clip)
+    config = Config(**SMALL, batch_size=8, epochs=2, lr=0.1, warmup=0.5, schedule="constant", grad_clip_norm=clip)
     data = a_set()
     reference = build(config, data).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -127,7 +127,7 @@ def test_weights_move_exactly_once_per_step(clip: float | None) -> None:
 
 def test_accumulated_micro_batches_make_the_same_step(probe: type[Probe], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, x: x)  # the one layer that sees the micro-batch
-    whole, parts = run(method="probe"), run(method="probe", accumulate=4)
+    whole, parts = run(method="probe"), run(method="probe", grad_accum_steps=4)
     assert parts.method.calls == [4] * 6  # type: ignore[comparison-overlap]
     assert whole.method.calls == [1] * 6  # type: ignore[comparison-overlap]
     for name, value in whole.method.state_dict().items():
@@ -153,7 +153,7 @@ def test_history_and_scores_are_those_of_the_run(probe: type[Probe]) -> None:
     assert not fitted.method.training
 
 
-@pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16", "ema": 0.5, "accumulate": 2}])
+@pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16", "ema_decay": 0.5, "grad_accum_steps": 2}])
 def test_a_run_is_a_function_of_its_seed(settings: dict[str, Any]) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     first, second, other = run(**settings), run(**settings), run(**settings, seed=1)
@@ -204,7 +204,7 @@ def test_averaged_weights_follow_the_decay_and_buffers_are_copied(probe: type[Pr
     settings = {"method": "probe", "schedule": "constant", "epochs": 1}
     weights = [run(**settings, max_steps=n).method for n in (1, 2, 3)]
     w1, w2, w3 = (m.head.weight for m in weights)  # type: ignore
-    averaged = run(**settings, ema=0.75, max_steps=3).method
+    averaged = run(**settings, ema_decay=0.75, max_steps=3).method
     torch.testing.assert_close(averaged.head.weight, 0.75 * (0.75 * w1 + 0.25 * w2) + 0.25 * w3)  # type: ignore
     assert torch.equal(averaged.moved, weights[-1].moved)  # type: ignore
     assert torch.equal(averaged.body[1].running_mean, weights[-1].body[1].running_mean)  # type: ignore
@@ -231,7 +231,7 @@ def test_a_non_finite_loss_stops_before_anything_moved(probe: type[Probe], tmp_p
 
 @pytest.mark.parametrize("ema", [None, 0.5])
 def test_a_run_that_has_not_ended_can_be_used(probe: type[Probe], tmp_path: Any, ema: float | None) -> None:
-    settings = {"method": "probe", "schedule": "constant", "epochs": 1, "ema": ema}
+    settings = {"method": "probe", "schedule": "constant", "epochs": 1, "ema_decay": ema}
     clean = run(**settings, max_steps=2)
     probe.poison_at = 3
     with pytest.raises(NonFiniteLoss):
@@ -243,18 +243,18 @@ def test_a_run_that_has_not_ended_can_be_used(probe: type[Probe], tmp_path: Any,
 
 
 def test_a_saved_method_is_the_evaluated_one(tmp_path: Any) -> None:
-    fitted = run(folder=tmp_path, ema=0.5, backbone_args={"depth": "small", "width": 4, "pretrained": False})
+    fitted = run(folder=tmp_path, ema_decay=0.5, backbone_args={"depth": "small", "width": 4, "pretrained": False})
     for path in (tmp_path, tmp_path / "model.pt"):
         method, info = load_trained(path)
         assert same(method, fitted.method)
-        assert info.config["ema"] == 0.5
+        assert info.config["ema_decay"] == 0.5
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     del content["weights"]["head.bias"]
     torch.save(content, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="is no trained model of this version of the library"):
+    with pytest.raises(ValueError, match="is not a model saved by this version of the library"):
         load_trained(tmp_path)
     (tmp_path / "model.pt").write_bytes(b"junk")
-    with pytest.raises(ValueError, match="is damaged or no trained model"):
+    with pytest.raises(ValueError, match="is damaged or not a trained model"):
         load_trained(tmp_path)
     with pytest.raises(FileNotFoundError, match="no trained model at"):
         load_trained(tmp_path / "nowhere")
@@ -268,7 +268,7 @@ def test_weights_that_overflow_under_a_finite_loss_reach_no_checkpoint(probe: ty
 
 def test_a_skipped_float16_step_leaves_the_method_alone(probe: type[Probe]) -> None:
     probe.factor = 30.0  # times the scaler's 65,536: the first gradients overflow
-    fitted = run(method="probe", precision="float16", lr=1e-6, ema=0.9)
+    fitted = run(method="probe", precision="float16", lr=1e-6, ema_decay=0.9)
     skipped = int(fitted.timing["skipped_steps"])
     assert 0 < skipped < 6
     assert len(fitted.method.calls) <= 6 - skipped  # type: ignore
@@ -277,7 +277,7 @@ def test_a_skipped_float16_step_leaves_the_method_alone(probe: type[Probe]) -> N
 
 
 def test_float16_gradients_are_unscaled_before_clipping(probe: type[Probe]) -> None:
-    loose = run(method="probe", precision="float16", clip=1e4, max_steps=2)
+    loose = run(method="probe", precision="float16", grad_clip_norm=1e4, max_steps=2)
     free = run(method="probe", precision="float16", max_steps=2)
     torch.testing.assert_close(loose.method.head.weight, free.method.head.weight)  # type: ignore
 
@@ -317,10 +317,10 @@ def test_balanced_batches_reach_the_method_whole(monkeypatch: pytest.MonkeyPatch
             return super().forward(images, labels)
 
     monkeypatch.setitem(METHODS, "pairs", Pairs)
-    run(method="pairs", accumulate=2, max_steps=3)
+    run(method="pairs", grad_accum_steps=2, max_steps=3)
     assert seen == [[2, 2]] * 6
     with pytest.raises(ValueError, match=r"a micro-batch of 2 images is not a multiple of 2 classes × 2 images"):
-        run(method="pairs", accumulate=4)
+        run(method="pairs", grad_accum_steps=4)
 
 
 def test_progress_and_tensorboard(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -336,9 +336,9 @@ def test_progress_and_tensorboard(tmp_path: Any, capsys: pytest.CaptureFixture[s
     [
         ({"method": "nothing"}, "no method 'nothing': choose from .*baseline"),
         ({"backbone": "nothing"}, "no backbone 'nothing': choose from resnet"),
-        ({"backbone_args": {"deep": 1}}, "backbone 'resnet' has no argument deep: choose from depth"),
-        ({"backbone_args": {}}, "backbone 'resnet': missing a required argument: 'depth'"),
-        ({"method_args": {"num_classes": 3}}, "method 'baseline' has no argument num_classes: choose from head"),
+        ({"backbone_args": {"deep": 1}}, "backbone 'resnet': unknown argument deep: choose from depth"),
+        ({"backbone_args": {"width": "wide"}}, "backbone 'resnet': width must be a valid integer, got 'wide'"),
+        ({"method_args": {"num_classes": 3}}, "method 'baseline': unknown argument num_classes: choose from head"),
         ({"batch_size": 1000}, "batch_size 1000 is larger than the train split of 24 images"),
         ({"save_every": 1}, "need a folder"),
         ({"save_every": 0, "folder": "x"}, "save_every must be at least 1, got 0"),

@@ -16,17 +16,17 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", 
 """Files with other endings, and hidden ones, are no images and are passed over."""
 
 
-def folder(*, root: str, test_share: float = 0.25, **options: Unpack[Options]) -> ImageData:
+def folder(*, root: str, test_fraction: float = 0.25, **options: Unpack[Options]) -> ImageData:
     """A folder with one folder per class, or with ``train`` and ``test`` that each have one folder per class.
 
     Classes are the folders' names, sorted. Images may lie deeper inside a class.
 
     Args:
         root: the folder; relative to ``FGVC_DATA`` unless absolute.
-        test_share: of each class, held out for the test where there is no ``test`` folder.
+        test_fraction: of each class, held out for the test where there is no ``test`` folder.
         **options: see :func:`fgvc_lib.data.decoding.decode_all`.
     """
-    return decode_all(folder_files(root=root, test_share=test_share), **options)
+    return decode_all(folder_files(root=root, test_fraction=test_fraction), **options)
 
 
 def cars196_crops(**options: Unpack[Options]) -> ImageData:
@@ -41,7 +41,7 @@ def cars196_crops(**options: Unpack[Options]) -> ImageData:
     return decode_all(folder_files(root="cars196_crops"), **options)
 
 
-def folder_files(*, root: str, test_share: float = 0.25) -> Files:
+def folder_files(*, root: str, test_fraction: float = 0.25) -> Files:
     """The listing of such a folder."""
     path = data_root(root)
     if not path.is_dir():
@@ -56,7 +56,7 @@ def folder_files(*, root: str, test_share: float = 0.25) -> Files:
     else:
         items = _items(path, classes, must=True)
         labels = torch.tensor([item.label for item in items])
-        kept, held = hold_out([item.key for item in items], labels, share=test_share)
+        kept, held = hold_out([item.key for item in items], labels, fraction=test_fraction)
         train, test = [items[i] for i in kept.tolist()], [items[i] for i in held.tolist()]
     return Files(path.name, tuple(classes), train, test)
 

@@ -1,16 +1,62 @@
-"""A trained method as one file: the weights, and all that is needed to use them."""
+"""From a configuration to a method with fresh weights, from a trained method to a file, and back."""
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fgvc_lib.config import Config
+import torch
+
+from fgvc_lib import __version__
+from fgvc_lib.backbones import BACKBONES
+from fgvc_lib.config import Config, check_arguments
 from fgvc_lib.data import ImageData
-from fgvc_lib.methods import Method
-from fgvc_lib.train.build import build_for
+from fgvc_lib.methods import METHODS, Method
 from fgvc_lib.train.checkpoint import Checkpoints, load_checked, write_atomically
+
+
+def check_settings(config: Config) -> None:
+    """Refuse a method or backbone that does not exist, and arguments that it does not take.
+
+    Raises:
+        ValueError: the name or the argument, what was expected and what came.
+    """
+    if config.method not in METHODS:
+        raise ValueError(f"no method {config.method!r}: choose from {', '.join(METHODS)}")
+    if config.backbone not in BACKBONES:
+        raise ValueError(f"no backbone {config.backbone!r}: choose from {', '.join(BACKBONES)}")
+    check_arguments(BACKBONES[config.backbone], config.backbone_args, f"backbone {config.backbone!r}")
+    check_arguments(METHODS[config.method], config.method_args, f"method {config.method!r}", given=2)
+
+
+def build(config: Config, data: ImageData) -> Method:
+    """The configured method, with fresh weights drawn from ``config.seed``.
+
+    ``in_channels`` and ``image_size`` of the backbone come from ``data`` unless ``config.backbone_args`` has them.
+    The caller's global random state is left as it was.
+
+    Raises:
+        ValueError: an unknown method or backbone, or arguments that it does not take.
+    """
+    return build_for(config, num_classes=len(data.classes), channels=len(data.mean), image_size=data.image_size)
+
+
+def build_for(config: Config, *, num_classes: int, channels: int, image_size: int) -> Method:
+    """:func:`build` from the three numbers of a data set that decide a method's shape."""
+    check_settings(config)
+    make_backbone: Any = BACKBONES[config.backbone]
+    make_method: Any = METHODS[config.method]
+    accepted = inspect.signature(make_backbone).parameters
+    from_data = {"in_channels": channels, "image_size": image_size}
+    backbone_args = {k: v for k, v in from_data.items() if k in accepted} | config.backbone_args
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        method: Method = make_method(make_backbone(**backbone_args), num_classes, **config.method_args)
+    method.label_smoothing = config.label_smoothing
+    method.seed(config.seed)
+    return method
 
 
 @dataclass(frozen=True)
@@ -37,8 +83,6 @@ class Info:
 
 def describe(config: Config, data: ImageData) -> Info:
     """The :class:`Info` of a run."""
-    from fgvc_lib import __version__
-
     return Info(
         config=config.to_dict(),
         data={"name": data.name, "fingerprint": data.fingerprint},
@@ -82,7 +126,7 @@ def load_trained(path: str | Path) -> tuple[Method, Info]:
     try:
         content = load_checked(file)
     except Exception as error:  # whatever a damaged file makes the unpickler raise
-        raise ValueError(f"{file} is damaged or no trained model ({type(error).__name__})") from error
+        raise ValueError(f"{file} is damaged or not a trained model ({type(error).__name__})") from error
     return _rebuild(file, content)
 
 
@@ -95,7 +139,7 @@ def _rebuild(file: Path, content: Any) -> tuple[Method, Info]:
         method.load_state_dict(content["weights"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{file} is no trained model of this version of the library ({reason})") from error
+        raise ValueError(f"{file} is not a model saved by this version of the library ({reason})") from error
     return method.eval(), info
 
 
