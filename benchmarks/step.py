@@ -33,7 +33,7 @@ from fgvc_lib.config import Config
 from fgvc_lib.data import Loader, load
 from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.train import build
-from fgvc_lib.train.build import build_for
+from fgvc_lib.train.model import build_for
 from fgvc_lib.train.schedule import start_phase
 from fgvc_study import estimate, plan
 

@@ -1,9 +1,9 @@
 """The study from the command line.
 
-    python -m fgvc_study plan 03_mutual_channel_loss -f profiles/quick/03_mutual_channel_loss.yaml > runs.jsonl
-    python -m fgvc_study train runs.jsonl --jobs 2
-    python -m fgvc_study reproduce 03_mutual_channel_loss --profile quick
-    python -m fgvc_study tables
+python -m fgvc_study plan 03_mutual_channel_loss -f profiles/quick/03_mutual_channel_loss.yaml > runs.jsonl
+python -m fgvc_study train runs.jsonl --jobs 2
+python -m fgvc_study reproduce 03_mutual_channel_loss --profile quick
+python -m fgvc_study tables
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def main() -> int:
     one.set_defaults(command=plan_command)
 
     one = commands.add_parser("train", help=train_command.__doc__)
-    one.add_argument("runs", nargs="?", default="-", help="file of lines that `plan` printed; standard input by default")
+    one.add_argument(
+        "runs", nargs="?", default="-", help="file of lines that `plan` printed; standard input by default"
+    )
     one.add_argument("--jobs", type=int, default=1, help="processes side by side, one thread each on a CPU")
     one.add_argument("--device", help="cpu or cuda; by default the best there is")
     one.set_defaults(command=train_command)

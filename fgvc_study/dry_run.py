@@ -22,9 +22,9 @@ from torchvision import models
 
 from fgvc_lib.config import Config
 from fgvc_lib.data import load
-from fgvc_lib.data.cub import cub_files
+from fgvc_lib.data.cub200 import cub_files
 from fgvc_lib.data.files import Files, select
-from fgvc_lib.data.folder import folder_files
+from fgvc_lib.data.image_folder import folder_files
 from fgvc_lib.data.real import aircraft_files, cars_files, flowers_files, pets_files
 from fgvc_study.estimate import Shape, estimate
 

@@ -30,9 +30,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc_lib.config import Config
 from fgvc_lib.methods import Method
-from fgvc_lib.train.build import build_for
-from fgvc_lib.train.loop import _check_micro_batches
+from fgvc_lib.train.model import build_for
 from fgvc_lib.train.schedule import start_phase, stretches, train_mode
+from fgvc_lib.train.trainer import check_micro_batches
 
 EVALUATION_BATCH = 256  # of fgvc_lib.train.evaluate
 
@@ -72,12 +72,12 @@ def estimate(config: Config, shape: Shape, *, processes: int = 1) -> Estimate:
     # the plain formula of attention has the products that the counter knows
     with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH):
         method = build_for(config, num_classes=shape.classes, channels=shape.channels, image_size=shape.image_size)
-        _check_micro_batches(config, processes, method.sampler)
+        check_micro_batches(config, processes, method.sampler)
         epoch = shape.train // config.batch_size
         if epoch == 0:
             raise ValueError(f"a batch of {config.batch_size} is larger than the {shape.train} training images")
         total = min(config.epochs * epoch, config.max_steps or config.epochs * epoch)
-        batch = config.batch_size // (processes * config.accumulate)
+        batch = config.batch_size // (processes * config.grad_accum_steps)
         alive, trained, flops = 0, 0, 0.0
         for stretch in stretches(method.phases(), total):
             start_phase(method, stretch.phase, config)
@@ -85,7 +85,7 @@ def estimate(config: Config, shape: Shape, *, processes: int = 1) -> Estimate:
             trained = max(trained, sum(p.nbytes for p in method.parameters() if p.requires_grad))
             used, count = step(method, shape, batch, precision=config.precision)
             alive = max(alive, used)
-            flops += count * config.accumulate * processes * (stretch.stop - stretch.start)
+            flops += count * config.grad_accum_steps * processes * (stretch.stop - stretch.start)
         alive = max(alive, evaluation(method, shape, min(EVALUATION_BATCH, shape.test)))
         fixed = sum(t.nbytes for t in (*method.parameters(), *method.buffers()))
         return Estimate(fixed + trained * ((config.momentum > 0) + (processes > 1)) + alive, flops)

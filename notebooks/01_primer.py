@@ -44,8 +44,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
-
 from fgvc_lib.data import Loader, load
 from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.synthetic import mask_boxes
@@ -55,6 +53,7 @@ from fgvc_study.figures import COLORS, show, show_table, style
 from fgvc_study.protocol import configuration
 from fgvc_study.statistics import paired
 from fgvc_study.tables import plus_minus, summarize
+from scipy import stats
 
 study = Study("01_primer", seeds=seeds, device=device, train=train)
 base = configuration(
@@ -169,7 +168,7 @@ for name in ("train", "val", "test"):
 
 # %% tags=["figure"]
 parts = birds.train.parts
-pairs = zip(birds.train.labels.tolist(), parts["deciding"].tolist(), strict=True)
+pairs = zip(birds.train.labels.tolist(), parts["discriminative"].tolist(), strict=True)
 deciding_of = dict(pairs)  # class → part
 order = sorted(
     range(len(classes)),
@@ -235,7 +234,7 @@ for p, name in enumerate(part_names):
     tint[parts["masks"][p]] = (*plt.matplotlib.colors.to_rgb(COLORS[p]), 0.85)
     axes[1].imshow(tint)
     x1, y1, x2, y2 = parts["boxes"][p] - 0.5  # imshow draws pixel k from k − ½ to k + ½
-    wide = 2.6 if p == parts["deciding"] else 1.2
+    wide = 2.6 if p == parts["discriminative"] else 1.2
     axes[2].add_patch(
         plt.Rectangle(
             (x1, y1),
@@ -266,14 +265,14 @@ show(
 # A box is no more than the first and last row and column of a mask. From scratch, against the library:
 
 # %%
-mask = parts["masks"][parts["deciding"]]  # (S, S)
+mask = parts["masks"][parts["discriminative"]]  # (S, S)
 rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
 scratch = np.array(
     [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1],
     np.float32,
 )  # x1 y1 x2 y2, ends exclusive
 np.testing.assert_array_equal(mask_boxes(mask[None, None])[0, 0], scratch)
-np.testing.assert_array_equal(parts["boxes"][parts["deciding"]], scratch)
+np.testing.assert_array_equal(parts["boxes"][parts["discriminative"]], scratch)
 
 # %% [markdown]
 # How small is what decides? The share of the image that the deciding part covers, over the test images that each part decides:
@@ -284,7 +283,7 @@ visible = np.asarray(test_parts["masks"]).any((2, 3))  # (N, P)
 side = birds.image_size // 8  # of the last feature map of the small network
 rows = []
 for p, name in enumerate(part_names):
-    mine = np.asarray(test_parts["deciding"]) == p
+    mine = np.asarray(test_parts["discriminative"]) == p
     if mine.any():
         seen = 100 * visible[~mine, p].mean()
         area = 100 * np.asarray(test_parts["masks"])[mine, p].mean((1, 2))
@@ -411,7 +410,7 @@ trained = study.live("networks", heads)
 images = birds if dataset == "birds" else load(dataset, **base.data_args)
 method, record = trained["linear head"].method, trained["linear head"].record
 where = next(method.parameters()).device
-known_parts = "deciding" in images.test.parts
+known_parts = "discriminative" in images.test.parts
 
 
 # %% [markdown]

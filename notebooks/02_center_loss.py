@@ -44,7 +44,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import torch.nn.functional as F
-
 from fgvc_lib.losses.center import CenterLoss, center_loss, update_centers
 from fgvc_lib.methods.center import Center
 from fgvc_study import Study, vary

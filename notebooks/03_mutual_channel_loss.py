@@ -23,7 +23,9 @@
 # %% tags=["parameters"]
 dataset = "birds"  # synthetic, with known parts
 image_size = 64
-num_classes = 12  # of the data set: from scratch, the last stage has ξ channels for each
+num_classes = (
+    12  # of the data set: from scratch, the last stage has ξ channels for each
+)
 backbone = "small"
 pretrained = False
 epochs = 30
@@ -55,8 +57,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from fgvc_lib.backbones import resnet
 from fgvc_lib.config import Config
 from fgvc_lib.data import load
@@ -78,6 +78,7 @@ from fgvc_study import Study, benchmarks, vary
 from fgvc_study.figures import COLORS, curve, show, show_table, style
 from fgvc_study.protocol import configuration
 from fgvc_study.tables import summarize
+from torch import nn
 
 study = Study("03_mutual_channel_loss", seeds=seeds, device=device, train=train)
 base = configuration(
@@ -123,7 +124,9 @@ style()
 
 # %% tags=["output"]
 for channels, classes in ((600, 200), (2048, 200), (512, 200), (36, 12)):
-    runs = " + ".join(f"{n} classes × {xi}" for n, xi in channel_groups(channels, classes))
+    runs = " + ".join(
+        f"{n} classes × {xi}" for n, xi in channel_groups(channels, classes)
+    )
     print(f"{channels:>5} channels, {classes:>3} classes: {runs}")
 
 # %% [markdown]
@@ -196,7 +199,9 @@ def from_scratch(features, labels, classes, keep=None):
 
 
 dis, div, g, h = from_scratch(maps, label, 2)
-print(f"g = {[round(v, 4) for v in g[0].tolist()]}:  (ln 5 + 0 + 0 + ln 5) / 4 = {log(5) / 2:.4f}, and 0")
+print(
+    f"g = {[round(v, 4) for v in g[0].tolist()]}:  (ln 5 + 0 + 0 + ln 5) / 4 = {log(5) / 2:.4f}, and 0"
+)
 print(f"L_dis = ln(1 + 1/√5) = {log(1 + 5**-0.5):.4f}, from scratch {dis:.4f}")
 print(f"h = {h[0].tolist()}:  5/8 + 1/8 + 1/8 + 5/8, and 4 · 1/4;  L_div = {div:.3f}")
 
@@ -205,8 +210,13 @@ torch.testing.assert_close(library.dis, dis)
 torch.testing.assert_close(library.div, div)
 
 torch.manual_seed(0)
-many, labels = torch.randn(6, 30, 5, 7).relu(), torch.arange(6)  # 10 classes, ξ = 3, a map that is not square
-keep = channel_mask(30, 10, generator=torch.Generator().manual_seed(0))  # (30,): one of three hidden
+many, labels = (
+    torch.randn(6, 30, 5, 7).relu(),
+    torch.arange(6),
+)  # 10 classes, ξ = 3, a map that is not square
+keep = channel_mask(
+    30, 10, generator=torch.Generator().manual_seed(0)
+)  # (30,): one of three hidden
 dis, div, *_ = from_scratch(many, labels, 10, keep)
 library = mutual_channel_loss(many, labels, 10, keep=keep)
 torch.testing.assert_close(library.dis, dis)  # the library agrees
@@ -219,14 +229,18 @@ torch.testing.assert_close(library.div, div)
 
 # %% tags=["figure"]
 y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
-centres = torch.tensor([[3.0, 4.0], [12.0, 5.0], [7.0, 12.0]])  # y x of each channel's peak when apart
+centres = torch.tensor(
+    [[3.0, 4.0], [12.0, 5.0], [7.0, 12.0]]
+)  # y x of each channel's peak when apart
 
 
 def bumps(spread):
     """Three channels with a peak each, moved from their common centre (0) to their places (1): (3, 16, 16)."""
     middle = centres.mean(0)
     at = middle + spread * (centres - middle)
-    return torch.stack([9 * torch.exp(-((y - a) ** 2 + (x - b) ** 2) / 6) for a, b in at.tolist()])
+    return torch.stack(
+        [9 * torch.exp(-((y - a) ** 2 + (x - b) ** 2) / 6) for a, b in at.tolist()]
+    )
 
 
 def plain(ax, values, **image):
@@ -236,7 +250,9 @@ def plain(ax, values, **image):
 
 
 figure, axes = plt.subplots(3, 4, figsize=(7.2, 5.6))
-for row, (name, spread) in zip(axes, {"together": 0.0, "closer": 0.15, "apart": 1.0}.items(), strict=True):
+for row, (name, spread) in zip(
+    axes, {"together": 0.0, "closer": 0.15, "apart": 1.0}.items(), strict=True
+):
     channels = bumps(spread)
     p = channels.flatten(1).softmax(1).view_as(channels)
     for j, ax in enumerate(row[:3]):
@@ -268,7 +284,11 @@ show(
 # initialisation and the mask have to see to that.
 
 # %% tags=["output"]
-for name, channels in {"equal": bumps(0.0), "nearly equal": bumps(0.02), "closer": bumps(0.15)}.items():
+for name, channels in {
+    "equal": bumps(0.0),
+    "nearly equal": bumps(0.02),
+    "closer": bumps(0.15),
+}.items():
     channels = channels[None].requires_grad_()
     (slope,) = torch.autograd.grad(group_diversity(channels, 1).sum(), channels)
     groups = channels.detach().flatten(2)[0]  # (ξ, HW)
@@ -294,7 +314,9 @@ for name, channels in {"equal": bumps(0.0), "nearly equal": bumps(0.02), "closer
 # %% tags=["output"]
 p, q = torch.randn(2, 1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 variation = 0.5 * (p.flatten().softmax(0) - q.flatten().softmax(0)).abs().sum()
-torch.testing.assert_close(group_diversity(torch.cat([p, q], 1), 1).squeeze(), 1 + variation)
+torch.testing.assert_close(
+    group_diversity(torch.cat([p, q], 1), 1).squeeze(), 1 + variation
+)
 
 
 def by_maximum(p):
@@ -319,28 +341,43 @@ def divergence(p):
     return (p[:, :, :, None] * (logp[:, :, :, None] - logp[:, :, None])).sum()
 
 
-DISTANCES = {"Euclidean": euclidean, "Euclidean, inner products": euclidean_gram, "Kullback–Leibler": divergence}
+DISTANCES = {
+    "Euclidean": euclidean,
+    "Euclidean, inner products": euclidean_gram,
+    "Kullback–Leibler": divergence,
+}
 
 
 def seconds(measure, p):
-    start = time.process_time()  # of the processor: other work on the machine does not count
+    start = (
+        time.process_time()
+    )  # of the processor: other work on the machine does not count
     torch.autograd.grad(measure(p), p)
     return time.process_time() - start
 
 
 def fastest_of(xi, rounds=6):
     """Fastest forward and backward of each, in turns, so that a busy moment hits all of them."""
-    p = torch.rand(8, 20, xi, 196).softmax(3).requires_grad_()  # 8 images, 20 classes, 14 × 14
+    p = (
+        torch.rand(8, 20, xi, 196).softmax(3).requires_grad_()
+    )  # 8 images, 20 classes, 14 × 14
     torch.testing.assert_close(euclidean(p), euclidean_gram(p), atol=1e-3, rtol=1e-2)
     every = {"maximum": by_maximum} | DISTANCES
-    times = [{name: seconds(measure, p) for name, measure in every.items()} for _ in range(rounds)]
+    times = [
+        {name: seconds(measure, p) for name, measure in every.items()}
+        for _ in range(rounds)
+    ]
     return {name: min(t[name] for t in times) for name in every}
 
 
 for xi in (3, 6, 12):
     times = fastest_of(xi)
-    ratios = ", ".join(f"{name} {times[name] / times['maximum']:.1f}×" for name in DISTANCES)
-    print(f"ξ = {xi:>2}, {xi * (xi - 1) // 2:>2} pairs; time over that of the maximum: {ratios}")
+    ratios = ", ".join(
+        f"{name} {times[name] / times['maximum']:.1f}×" for name in DISTANCES
+    )
+    print(
+        f"ξ = {xi:>2}, {xi * (xi - 1) // 2:>2} pairs; time over that of the maximum: {ratios}"
+    )
 
 # %% [markdown]
 # These times belong to the machine that built this page, and start from the distributions, which all of them need. Written pair by
@@ -357,10 +394,18 @@ for xi in (3, 6, 12):
 # %% tags=["output"]
 first, second = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
 for t in (0.0, 0.25, 0.5, 1.0):
-    pair = torch.stack([first, (1 - t) * first + t * second]).clamp(min=1e-12)  # (2, 2) distributions
-    diversity = group_diversity(pair.log()[None, :, None], 1).item()  # as two channels of two positions
-    confusion = pairwise_confusion(pair.log(), torch.tensor([0, 1])).item()  # as two predictions for two classes
-    print(f"{t:.2f} apart:  h - 1 = {diversity - 1:.3f},  pairwise confusion {confusion:.3f}")
+    pair = torch.stack([first, (1 - t) * first + t * second]).clamp(
+        min=1e-12
+    )  # (2, 2) distributions
+    diversity = group_diversity(
+        pair.log()[None, :, None], 1
+    ).item()  # as two channels of two positions
+    confusion = pairwise_confusion(
+        pair.log(), torch.tensor([0, 1])
+    ).item()  # as two predictions for two classes
+    print(
+        f"{t:.2f} apart:  h - 1 = {diversity - 1:.3f},  pairwise confusion {confusion:.3f}"
+    )
 
 # %% [markdown]
 # One grows in proportion, the other with the square: Pairwise Confusion hardly minds small differences. A table below has it
@@ -384,7 +429,7 @@ young = study.live("moments", shorter, metrics=["group_parts"])
 
 # %%
 birds = load(dataset, **base.data_args)
-deciding = torch.from_numpy(birds.test.parts["deciding"])  # (N,)
+deciding = torch.from_numpy(birds.test.parts["discriminative"])  # (N,)
 where = next(trained["dis"].method.parameters()).device
 
 
@@ -399,7 +444,9 @@ def normalised(indices):
 def channels_of(method, indices):
     """The channels of each image's true class, (B, ξ, h, w)."""
     features = method.eval()(normalised(indices)).maps["features"]
-    return class_maps(features, birds.test.labels[list(indices)].to(where), len(birds.classes)).cpu()
+    return class_maps(
+        features, birds.test.labels[list(indices)].to(where), len(birds.classes)
+    ).cpu()
 
 
 # %% tags=["figure"]
@@ -422,13 +469,23 @@ def outline(ax, i, color):
 
 def heat(ax, values, i):
     """A channel on a scale of its own, the deciding part outlined; a channel without any activation is crossed out."""
-    ax.imshow(values, extent=(0, SIDE, SIDE, 0), cmap="viridis", interpolation="nearest")
+    ax.imshow(
+        values, extent=(0, SIDE, SIDE, 0), cmap="viridis", interpolation="nearest"
+    )
     outline(ax, i, "white")
     if values.max() <= 0:
-        ax.plot([0, SIDE, SIDE / 2, 0, SIDE], [0, SIDE, SIDE / 2, SIDE, 0], color=COLORS[1], lw=1.5)
+        ax.plot(
+            [0, SIDE, SIDE / 2, 0, SIDE],
+            [0, SIDE, SIDE / 2, SIDE, 0],
+            color=COLORS[1],
+            lw=1.5,
+        )
 
 
-shown = [int((deciding == birds.part_names.index(p)).nonzero()[0]) for p in ("crown", "breast", "wing", "tail")]
+shown = [
+    int((deciding == birds.part_names.index(p)).nonzero()[0])
+    for p in ("crown", "breast", "wing", "tail")
+]
 found = {row: channels_of(network.method, shown) for row, network in trained.items()}
 figure, axes = plt.subplots(len(shown), 7, figsize=(9.4, 5.8))
 for r, (row, i) in enumerate(zip(axes, shown, strict=True)):
@@ -470,18 +527,30 @@ for row, network in trained.items():
     stages[row]["not trained"] = (0, untrained, {})
     for count in moments:
         then = young[f"{row}, {count}"]
-        stages[row][f"{count} epoch{'s' * (count > 1)}"] = (count, then.method, then.record.final)
+        stages[row][f"{count} epoch{'s' * (count > 1)}"] = (
+            count,
+            then.method,
+            then.record.final,
+        )
     stages[row][f"{epochs} epochs"] = (epochs, network.method, network.record.final)
 
 one = shown[2]
-figure, axes = plt.subplots(len(stages["dis"]), 7, figsize=(9.4, 1.45 * len(stages["dis"])))
+figure, axes = plt.subplots(
+    len(stages["dis"]), 7, figsize=(9.4, 1.45 * len(stages["dis"]))
+)
 for r, moment in enumerate(stages["dis"]):
     bird(axes[r, 0], one)
     axes[r, 0].set_ylabel(moment, fontsize=8)
-    maps = torch.cat([channels_of(stages[row][moment][1], [one])[0] for row in pair])  # (2 ξ, h, w)
+    maps = torch.cat(
+        [channels_of(stages[row][moment][1], [one])[0] for row in pair]
+    )  # (2 ξ, h, w)
     for ax, values in zip(axes[r, 1:], maps, strict=True):
         heat(ax, values, one)
-for ax, name in zip(axes[0], ["image", *(f"{row}, {j + 1}" for row in pair for j in range(3))], strict=True):
+for ax, name in zip(
+    axes[0],
+    ["image", *(f"{row}, {j + 1}" for row in pair for j in range(3))],
+    strict=True,
+):
     ax.set_title(name, fontsize=9)
 show(
     figure,
@@ -511,7 +580,9 @@ PARTS = {
 }
 
 live = study.live_frame(trained)
-show_table(summarize(live, PARTS, "CE and"), foot="Trained on this page. " + study.foot(live))
+show_table(
+    summarize(live, PARTS, "CE and"), foot="Trained on this page. " + study.foot(live)
+)
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2), sharey=True)
@@ -531,8 +602,12 @@ for ax, (row, network) in zip(axes, trained.items(), strict=True):
                     color="white" if value > 1.8 else "black",
                 )
         part = int(deciding[(birds.test.labels == c).nonzero()[0]])
-        ax.add_patch(plt.Rectangle((part - 0.5, c - 0.5), 1, 1, fill=False, ec=COLORS[1], lw=1.8))
-    ax.set_xticks(range(counts.shape[1]), [*birds.part_names, "none"], rotation=45, ha="right")
+        ax.add_patch(
+            plt.Rectangle((part - 0.5, c - 0.5), 1, 1, fill=False, ec=COLORS[1], lw=1.8)
+        )
+    ax.set_xticks(
+        range(counts.shape[1]), [*birds.part_names, "none"], rotation=45, ha="right"
+    )
     ax.set_yticks(range(len(birds.classes)), birds.classes, fontsize=8)
     ax.set_title(row)
 figure.colorbar(picture, ax=axes, label="channels of the class")
@@ -552,16 +627,28 @@ show(
 figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.1))
 for (row, network), color, mark in zip(trained.items(), COLORS, "os", strict=False):
     record = network.record
-    measured = [(count, final) for count, _, final in stages[row].values() if "group_parts/h" in final]
+    measured = [
+        (count, final)
+        for count, _, final in stages[row].values()
+        if "group_parts/h" in final
+    ]
     axes[0].plot(
-        *zip(*((n, f["group_parts/h"]) for n, f in measured), strict=True), mark, color=color, label=f"{row}, test"
+        *zip(*((n, f["group_parts/h"]) for n, f in measured), strict=True),
+        mark,
+        color=color,
+        label=f"{row}, test",
     )
     axes[1].plot(
-        *zip(*((n, f["group_parts/parts"]) for n, f in measured), strict=True), f"-{mark}", color=color, label=row
+        *zip(*((n, f["group_parts/parts"]) for n, f in measured), strict=True),
+        f"-{mark}",
+        color=color,
+        label=row,
     )
     if "div" in record.history[0]:
         weight = pair[row].method_args["mu"] * pair[row].method_args["lam"]
-        epoch, value = zip(*((e["epoch"], -e["div"] / weight) for e in record.history), strict=True)
+        epoch, value = zip(
+            *((e["epoch"], -e["div"] / weight) for e in record.history), strict=True
+        )
         axes[0].plot(epoch, value, color=color, label=f"{row}, training")
 axes[0].axhline(3, color=COLORS[6], ls=":", lw=1)
 axes[0].set(xlabel="epoch", title="h", ylim=(0.95, 3.1))
@@ -609,7 +696,9 @@ show_table(summarize(components, PARTS, "loss"), foot=study.foot(components))
 # widens the last stage too, so a gain may come from width.
 
 # %% tags=["experiment"]
-by_xi = study.run("xi", {str(n): mutual_channel(xi=n) for n in xis}, metrics=["group_parts"])
+by_xi = study.run(
+    "xi", {str(n): mutual_channel(xi=n) for n in xis}, metrics=["group_parts"]
+)
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 3))
@@ -617,7 +706,11 @@ by_xi["ξ"] = by_xi["variant"].astype(int)
 values = sorted(xis)
 for ax, (key, title), color in zip(
     axes,
-    [("test_accuracy", "test accuracy"), ("group_parts/parts", "distinct parts"), ("group_parts/h", "h")],
+    [
+        ("test_accuracy", "test accuracy"),
+        ("group_parts/parts", "distinct parts"),
+        ("group_parts/h", "h"),
+    ],
     COLORS,
     strict=False,
 ):
@@ -639,7 +732,11 @@ show_table(summarize(by_xi, PARTS, "ξ"), foot=study.foot(by_xi))
 # **How many hidden?** The mask leaves the network unchanged; only $L_{dis}$ sees it.
 
 # %% tags=["experiment"]
-by_mask = study.run("mask", {f"{drop:g}": mutual_channel(drop=drop) for drop in drops}, metrics=["group_parts"])
+by_mask = study.run(
+    "mask",
+    {f"{drop:g}": mutual_channel(drop=drop) for drop in drops},
+    metrics=["group_parts"],
+)
 
 # %% tags=["table"]
 show_table(summarize(by_mask, PARTS, "fraction hidden"), foot=study.foot(by_mask))
@@ -676,7 +773,15 @@ show_table(summarize(by_confusion, PARTS, "loss"), foot=study.foot(by_confusion)
 # **Another backbone.** The loss is a plug-in: it needs a map and nothing else. The first four blocks of a narrow VGG-11, for the paper's VGG:
 
 # %% tags=["experiment"]
-vgg = {"backbone": "vgg", "backbone_args": {"depth": 11, "blocks": 4, "width": 16, "last_channels": num_classes * xi}}
+vgg = {
+    "backbone": "vgg",
+    "backbone_args": {
+        "depth": 11,
+        "blocks": 4,
+        "width": 16,
+        "last_channels": num_classes * xi,
+    },
+}
 by_other = study.run(
     "vgg",
     {
@@ -709,8 +814,12 @@ def weights_of(method):
 wide = resnet("small", width=16, last_channels=36)
 with_loss = weights_of(MutualChannel(wide, 12, xi=3, hidden=128))
 without = weights_of(Baseline(wide, 12, head="bn_elu", hidden=128, pool="max"))
-usual = weights_of(Baseline(resnet("small", width=16), 12, head="bn_elu", hidden=128, pool="max"))
-print(f"parameters: {with_loss:,} with the loss, {without:,} without; {with_loss - without} added")
+usual = weights_of(
+    Baseline(resnet("small", width=16), 12, head="bn_elu", hidden=128, pool="max")
+)
+print(
+    f"parameters: {with_loss:,} with the loss, {without:,} without; {with_loss - without} added"
+)
 print(f"with the usual last stage of 64 channels in place of 36: {usual:,}")
 
 # %% [markdown]
@@ -731,7 +840,9 @@ for bench in benchmarks.records("mutual_channel"):
                         "way": way,
                         "time, ms": f"{1000 * measured['seconds'][way]['median']:.1f}",
                         "time over ours": f"{ratio:.2f}",
-                        "extra memory, maps": "–" if memory is None else f"{memory:.2f}",
+                        "extra memory, maps": "–"
+                        if memory is None
+                        else f"{memory:.2f}",
                     }
                 )
         elif isinstance(measured, dict) and "over_baseline" in measured:
@@ -740,7 +851,8 @@ for bench in benchmarks.records("mutual_channel"):
             )
     feet.append(f"{bench['device']['name']}, torch {bench['versions']['torch']}")
 show_table(
-    pd.DataFrame(lines, columns=None if lines else ["map"]), foot="; ".join(feet) or "Nothing has been measured yet."
+    pd.DataFrame(lines, columns=None if lines else ["map"]),
+    foot="; ".join(feet) or "Nothing has been measured yet.",
 )
 
 # %% [markdown]
@@ -762,11 +874,19 @@ features = many.double().requires_grad_()
 gradients = {}
 for name in ("paper", "released"):
     dis, div = mutual_channel_loss(features, labels, 10, keep=keep)
-    loss = mu * (dis - lam * div) if name == "paper" else alpha * dis + beta * (1 - div / xi)
+    loss = (
+        mu * (dis - lam * div)
+        if name == "paper"
+        else alpha * dis + beta * (1 - div / xi)
+    )
     (gradients[name],) = torch.autograd.grad(loss, features)
-    print(f"{name:<9} loss {loss.item():9.4f}, norm of the gradient {gradients[name].norm().item():.6f}")
+    print(
+        f"{name:<9} loss {loss.item():9.4f}, norm of the gradient {gradients[name].norm().item():.6f}"
+    )
 torch.testing.assert_close(gradients["paper"], gradients["released"])
-print(f"α = {alpha}, β = {beta:g}, ξ = {xi} are μ = {mu}, λ = {lam:.2f} in the paper's form")
+print(
+    f"α = {alpha}, β = {beta:g}, ξ = {xi} are μ = {mu}, λ = {lam:.2f} in the paper's form"
+)
 for xi in (3, 10):
     print(f"λ = 10 in the code, ξ = {xi}: λ' = {10 / xi:.2f} in the paper's form")
 
@@ -779,10 +899,14 @@ for xi in (3, 10):
 # %% tags=["output"]
 for weighting in ("paper", "share", "released"):
     each = diversity_weights(2048, 200, weighting=weighting)  # (200,)
-    print(f"{weighting:<9} weight of a class of 11 channels over one of 10: {(each[-1] / each[0]).item():.2f}")
+    print(
+        f"{weighting:<9} weight of a class of 11 channels over one of 10: {(each[-1] / each[0]).item():.2f}"
+    )
 for name, drop in {"paper": 0.5, "released": 0.4}.items():
     hidden = ~channel_mask(2048, 200, drop=drop)  # (2048,)
-    print(f"{name:<9} hides {int(hidden[:10].sum())} of 10 and {int(hidden[-11:].sum())} of 11 channels")
+    print(
+        f"{name:<9} hides {int(hidden[:10].sum())} of 10 and {int(hidden[-11:].sum())} of 11 channels"
+    )
 
 # %% [markdown]
 # **Masking by zero** removes a channel from the maximum only where maps are not negative. Maps come out of a ReLU here, so it is right; on a signed map
@@ -804,12 +928,25 @@ T = 300
 t = np.arange(1, T + 1)
 released = 0.5 * 0.1 * (1 + np.cos(np.pi * (t % T) / T))
 config = Config(
-    method="mutual_channel", backbone="resnet", data="birds", lr=0.1, schedule="cosine", warmup=0.0, epochs=T
+    method="mutual_channel",
+    backbone="resnet",
+    data="birds",
+    lr=0.1,
+    schedule="cosine",
+    warmup=0.0,
+    epochs=T,
 )
 ours = [learning_rate(config, Stretch(0, None, 0, T), step, T) for step in range(T)]
 figure, axes = plt.subplots(1, 2, figsize=(8.6, 2.9))
 for ax, last in zip(axes, (T, 12), strict=True):
-    ax.plot(t[-last:], released[-last:], "-o", ms=3 if last < T else 0, color=COLORS[1], label="released code")
+    ax.plot(
+        t[-last:],
+        released[-last:],
+        "-o",
+        ms=3 if last < T else 0,
+        color=COLORS[1],
+        label="released code",
+    )
     ax.plot(t[-last:], ours[-last:], "--", color=COLORS[0], label="fgvc_lib")
     ax.set(xlabel="epoch", ylabel="learning rate")
 axes[0].set_title("all epochs")
@@ -841,24 +978,44 @@ def flattery(undecided, *, dropped, runs=400):
     sure = round(LEVEL * N - open_images / 2)
     right = sure + rng.binomial(open_images, 0.5, (runs, EPOCHS))
     if dropped:
-        right = right - rng.hypergeometric(right, N - right, N - USED)  # those among the images left out
+        right = right - rng.hypergeometric(
+            right, N - right, N - USED
+        )  # those among the images left out
     accuracy = right / (USED if dropped else N)
-    return round(100 * float((accuracy.max(1) - accuracy.mean(1)).mean()), 4) + 0.0  # no -0.0
+    return (
+        round(100 * float((accuracy.max(1) - accuracy.mean(1)).mean()), 4) + 0.0
+    )  # no -0.0
 
 
 shares = [0, 0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2]
 whole = [flattery(u, dropped=False) for u in shares]
 dropped = [flattery(u, dropped=True) for u in shares]
 for u, a, b in zip(shares, whole, dropped, strict=True):
-    print(f"undecided {u:4.0%}:  best - mean = {a:.2f} points on all images, {b:.2f} on 5,760 of them")
+    print(
+        f"undecided {u:4.0%}:  best - mean = {a:.2f} points on all images, {b:.2f} on 5,760 of them"
+    )
 print(
     f"released log: best - mean of the last ten = {87.2569 - 86.88:.2f} points; 5,026 / 5,760 = {100 * 5026 / 5760:.4f} %"
 )
 
 # %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(5.6, 3))
-ax.plot([100 * u for u in shares], whole, "-o", ms=4, color=COLORS[0], label="all 5,794 images")
-ax.plot([100 * u for u in shares], dropped, "--s", ms=4, color=COLORS[1], label="a random 5,760 of them")
+ax.plot(
+    [100 * u for u in shares],
+    whole,
+    "-o",
+    ms=4,
+    color=COLORS[0],
+    label="all 5,794 images",
+)
+ax.plot(
+    [100 * u for u in shares],
+    dropped,
+    "--s",
+    ms=4,
+    color=COLORS[1],
+    label="a random 5,760 of them",
+)
 ax.axhline(87.2569 - 86.88, color=COLORS[6], ls=":", label="released log")
 ax.set(xlabel="undecided images, %", ylabel="best - mean, points")
 ax.legend(fontsize=8)
@@ -880,11 +1037,23 @@ show(
 # %% tags=["table"]
 lines = []
 for row, network in trained.items():
-    accuracy = [epoch["val_accuracy"] for epoch in network.record.history if epoch.get("val_accuracy") is not None]
+    accuracy = [
+        epoch["val_accuracy"]
+        for epoch in network.record.history
+        if epoch.get("val_accuracy") is not None
+    ]
     if accuracy:
-        line = {"CE and": row, "epochs tested": len(accuracy), "last, %": f"{100 * accuracy[-1]:.1f}"}
+        line = {
+            "CE and": row,
+            "epochs tested": len(accuracy),
+            "last, %": f"{100 * accuracy[-1]:.1f}",
+        }
         lines.append(
-            line | {"best, %": f"{100 * max(accuracy):.1f}", "gained": f"{100 * (max(accuracy) - accuracy[-1]):.1f}"}
+            line
+            | {
+                "best, %": f"{100 * max(accuracy):.1f}",
+                "gained": f"{100 * (max(accuracy) - accuracy[-1]):.1f}",
+            }
         )
 show_table(pd.DataFrame(lines), foot=study.foot(live))
 

@@ -55,10 +55,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.patches import Rectangle
-from sklearn.svm import LinearSVC
-from torch.utils.flop_counter import FlopCounterMode
-
 from fgvc_lib.backbones import BACKBONES, resnet, vgg
 from fgvc_lib.data import load
 from fgvc_lib.layers.bilinear import BilinearPool, bilinear_pool, signed_sqrt
@@ -67,6 +63,9 @@ from fgvc_study.figures import COLORS, show, show_table, style
 from fgvc_study.metrics.parts import pointing_game
 from fgvc_study.protocol import configuration
 from fgvc_study.tables import summarize
+from matplotlib.patches import Rectangle
+from sklearn.svm import LinearSVC
+from torch.utils.flop_counter import FlopCounterMode
 
 study = Study("04_bilinear_cnn", seeds=seeds, device=device, train=train)
 base = configuration(
@@ -93,8 +92,8 @@ def pooling(name="bilinear + root + norm", **arguments):
     rate = lrs.get(name, lr)
     if name == "average pooling":
         return vary(base, method="baseline", lr=rate)
-    finish = {"root": "root" in name, "normalise": "norm" in name}
-    known = {"head_share": head_fraction} | finish | method_args | arguments
+    finish = {"root": "root" in name, "normalize": "norm" in name}
+    known = {"head_fraction": head_fraction} | finish | method_args | arguments
     return vary(base, method="bcnn", method_args=known, lr=rate)
 
 
@@ -299,9 +298,9 @@ print("length of z:", pool(maps).norm(dim=1).tolist())
 # The paper trains in **two steps**: first only the classifier, on features that a network brought along from ImageNet; then everything, at
 # a small rate. The reason is in {eq}`eq-bcnn-norm`: $z$ has length one, so the classifier's gradient $(p - y)\,z^\top$ is small, and a
 # rate that moves it would wreck the pretrained layers below a random classifier. In `fgvc_lib` these are the two *phases* of
-# the method: `head_share` of the epochs go to the head alone, at `head_lr_scale` times the learning rate.
+# the method: `head_fraction` of the epochs go to the head alone, at `head_lr_scale` times the learning rate.
 #
-# Here networks start from scratch, without features worth freezing: everything is trained from the start (`head_share=0`), and
+# Here networks start from scratch, without features worth freezing: everything is trained from the start (`head_fraction=0`), and
 # {ref}`one of the tables below <bcnn-phases>` asks what a first step on random features does. The length of $z$ still matters, and
 # B-CNN gets a larger learning rate than the plain network.
 
@@ -488,11 +487,11 @@ frame = (offset, side + offset, side + offset, offset)  # where maps are drawn b
 
 # %% tags=["figure"]
 parts = {name: torch.from_numpy(v[some]) for name, v in birds.test.parts.items()}
-known = "deciding" in parts  # photographs have no part that decides
+known = "discriminative" in parts  # photographs have no part that decides
 right = classify(bcnn, pooled["B-CNN"]).argmax(1) == labels
 shown = list(range(5))
 if known:
-    deciding = parts["deciding"]  # (N,)
+    deciding = parts["discriminative"]  # (N,)
     boxes = parts["boxes"][torch.arange(len(some)), deciding]  # (N, 4)
     shown = []
     for part in ("crown", "eye", "beak", "breast", "wing"):
@@ -769,7 +768,7 @@ for name, runs in study.beside_photos("streams", by_stream).items():
 # %% tags=["experiment"]
 by_phase = study.run(
     "phases",
-    {f"{part:g}": pooling(head_share=part) for part in head_fractions},
+    {f"{part:g}": pooling(head_fraction=part) for part in head_fractions},
 )
 
 # %% tags=["table"]

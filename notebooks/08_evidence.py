@@ -59,7 +59,6 @@ from collections import Counter
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-
 from fgvc_study import Study, benchmarks, ledger, published, vary
 from fgvc_study.figures import COLORS, show, show_table, style
 from fgvc_study.protocol import configuration, network
@@ -82,8 +81,14 @@ base = configuration(
 def methods():
     """Every method as its chapter has it, on one backbone and one budget."""
     small = network("small")
-    attention = {"backbone": small["backbone"], **small["backbone_args"], "strides": [1, 1, 1]}
-    mc_channels = {} if pretrained else {"backbone_args": {"last_channels": 3 * num_classes}}
+    attention = {
+        "backbone": small["backbone"],
+        **small["backbone_args"],
+        "strides": [1, 1, 1],
+    }
+    mc_channels = (
+        {} if pretrained else {"backbone_args": {"last_channels": 3 * num_classes}}
+    )
     mc_groups = {} if pretrained else {"xi": 3}
     variants = {
         "plain, linear head": {"method": "baseline"},
@@ -91,7 +96,10 @@ def methods():
             "method": "baseline",
             "method_args": {"head": "bn_elu", "hidden": 128, "pool": "max"},
         },
-        "Center Loss": {"method": "center", "method_args": {"weight": 0.003, "bias": True}},
+        "Center Loss": {
+            "method": "center",
+            "method_args": {"weight": 0.003, "bias": True},
+        },
         "MC-Loss": {
             "method": "mutual_channel",
             "method_args": {"mu": 1.5, "lam": 4.44, "hidden": 128} | mc_groups,
@@ -152,7 +160,11 @@ style()
 cases = [(0.5, 2.0), (-2.0, -0.5), (-0.5, 2.0), (-0.05, 0.08)]
 show_table(
     pd.DataFrame(
-        {"interval": f"[{low}, {high}]", "band": "±0.1", "verdict": ledger.decide(low, high, side="greater", band=0.1)}
+        {
+            "interval": f"[{low}, {high}]",
+            "band": "±0.1",
+            "verdict": ledger.decide(low, high, side="greater", band=0.1),
+        }
         for low, high in cases
     )
 )
@@ -183,13 +195,17 @@ for method in papers:
     own = [(claim, verdict) for claim, verdict in judged if claim.method == method]
     lines = []
     for claim, verdict in own:
-        signed = "+" if verdict.records else ""  # a benchmark is a number, not a difference
+        signed = (
+            "+" if verdict.records else ""
+        )  # a benchmark is a number, not a difference
         known = np.isfinite(verdict.effect)
         lines.append(
             {
                 "claim": claim.claim,
                 "verdict": verdict.verdict,
-                "effect": f"{written(verdict.effect, verdict.unit, signed)} {verdict.unit}" if known else "",
+                "effect": f"{written(verdict.effect, verdict.unit, signed)} {verdict.unit}"
+                if known
+                else "",
                 "95 % interval": f"[{written(verdict.low, verdict.unit)}, {written(verdict.high, verdict.unit)}]"
                 if np.isfinite(verdict.low)
                 else "",
@@ -210,7 +226,11 @@ for method in papers:
 used = {record.id: record for _, verdict in judged for record in verdict.records}
 show_table(
     pd.DataFrame(
-        {"claim": f"{claim.method}: {claim.claim}", "judged by": verdict.why, "claimed in": claim.source}
+        {
+            "claim": f"{claim.method}: {claim.claim}",
+            "judged by": verdict.why,
+            "claimed in": claim.source,
+        }
         for claim, verdict in judged
     ),
     foot=provenance_line(list(used.values())),
@@ -222,10 +242,23 @@ figure, ax = plt.subplots(figsize=(8, 3.2))
 left = np.zeros(len(papers))
 hatches = ("", "//", "..", "xx", "--")
 for verdict, color, hatch in zip(
-    order, COLORS[2:3] + COLORS[1:2] + COLORS[4:5] + COLORS[6:7] + ("#D9D9D9",), hatches, strict=True
+    order,
+    COLORS[2:3] + COLORS[1:2] + COLORS[4:5] + COLORS[6:7] + ("#D9D9D9",),
+    hatches,
+    strict=True,
 ):
-    counts = np.array([sum(c.method == m and v.verdict == verdict for c, v in judged) for m in papers])
-    ax.barh(papers, counts, left=left, color=color, label=verdict, hatch=hatch, edgecolor="white")
+    counts = np.array(
+        [sum(c.method == m and v.verdict == verdict for c, v in judged) for m in papers]
+    )
+    ax.barh(
+        papers,
+        counts,
+        left=left,
+        color=color,
+        label=verdict,
+        hatch=hatch,
+        edgecolor="white",
+    )
     left += counts
 ax.invert_yaxis()
 ax.set(xlabel="claims", title="Verdicts by method")
@@ -240,7 +273,10 @@ show(
 
 # %% tags=["output"]
 counts = Counter(verdict.verdict for _, verdict in judged)
-print(", ".join(f"{counts[v]} {v}" for v in ledger.VERDICTS if counts[v]), f"of {len(judged)} claims")
+print(
+    ", ".join(f"{counts[v]} {v}" for v in ledger.VERDICTS if counts[v]),
+    f"of {len(judged)} claims",
+)
 
 # %% [markdown]
 # ## One budget, all methods
@@ -254,7 +290,11 @@ print(", ".join(f"{counts[v]} {v}" for v in ledger.VERDICTS if counts[v]), f"of 
 # %% tags=["experiment"]
 tried = study.run(
     "rates",
-    {f"{name} @ {lr:g}": vary(config, lr=lr) for name, config in methods().items() for lr in trials[name]},
+    {
+        f"{name} @ {lr:g}": vary(config, lr=lr)
+        for name, config in methods().items()
+        for lr in trials[name]
+    },
     seeds=trial_seeds,
 )
 
@@ -266,10 +306,14 @@ for name, group in tried.groupby(tried["variant"].str.split(" @ ").str[0], sort=
     if len(measured) and "val_accuracy" in measured:
         accuracy = measured["val_accuracy"].fillna(0.0).groupby(measured["lr"]).mean()
         lost = measured.groupby("lr")["diverged"].sum()
-        for kind, lr in zip(("lowest", "middle", "highest"), sorted(accuracy.index), strict=False):
+        for kind, lr in zip(
+            ("lowest", "middle", "highest"), sorted(accuracy.index), strict=False
+        ):
             note = f"; {lost[lr]} diverged" if lost[lr] else ""
             mark = " ←" if lr == accuracy.idxmax() else ""
-            line[f"{kind}: validation accuracy, %"] = f"{100 * accuracy[lr]:.1f} (at {lr:g}{note}){mark}"
+            line[f"{kind}: validation accuracy, %"] = (
+                f"{100 * accuracy[lr]:.1f} (at {lr:g}{note}){mark}"
+            )
     lines.append(line)
 show_table(pd.DataFrame(lines).fillna("–"), foot=study.foot(tried))
 
@@ -296,7 +340,14 @@ tables = {
 # %% tags=["table"]
 def right(records):
     """bool (seeds, N): which test images each seed gets right."""
-    return np.stack([np.unpackbits(r.load_arrays()["correct/test"])[: r.dataset["test"]].astype(bool) for r in records])
+    return np.stack(
+        [
+            np.unpackbits(r.load_arrays()["correct/test"])[: r.dataset["test"]].astype(
+                bool
+            )
+            for r in records
+        ]
+    )
 
 
 def comparison(runs) -> pd.DataFrame:
@@ -309,9 +360,13 @@ def comparison(runs) -> pd.DataFrame:
             gain = paired(group, first, "test_accuracy")
             line["over the first row, points"] = f"{100 * gain['mean']:+.1f}"
             if np.isfinite(gain["low"]):
-                line["95 % over seeds"] = f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+                line["95 % over seeds"] = (
+                    f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+                )
             mine, other = study.records(group), study.records(first)
-            if len(mine) == len(other) and all("correct/test" in r.arrays for r in mine + other):
+            if len(mine) == len(other) and all(
+                "correct/test" in r.arrays for r in mine + other
+            ):
                 low, high = over_images(right(mine), right(other))
                 line["95 % over images"] = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
         lines.append(line | {"seeds": int(group["test_accuracy"].notna().sum())})
@@ -338,9 +393,14 @@ for name, runs in tables.items():
     counts = {"predict": "cost/multiply_adds", "train": "cost/train_multiply_adds"}
     costs = []
     for variant, group in runs.groupby("variant", sort=False):
-        line = {"method": variant, "parameters": f"{group['cost/parameters_used'].mean() / 1e6:.2f} M"}
+        line = {
+            "method": variant,
+            "parameters": f"{group['cost/parameters_used'].mean() / 1e6:.2f} M",
+        }
         for kind, column in counts.items():
-            line[f"multiply-adds, {kind}"] = f"{group[column].mean() / first[column].mean():.2f} ×"
+            line[f"multiply-adds, {kind}"] = (
+                f"{group[column].mean() / first[column].mean():.2f} ×"
+            )
         costs.append(line)
     show_table(pd.DataFrame(costs), title=name)
 
@@ -369,10 +429,14 @@ drawn = {name: runs for name, runs in tables.items() if "cost/multiply_adds" in 
 panels = max(len(drawn), 1)
 figure, axes = plt.subplots(1, panels, figsize=(3.6 * panels + 2.2, 3.6), squeeze=False)
 for ax, (name, runs) in zip(axes.flat, drawn.items(), strict=False):
-    for variant, color, mark in zip(runs["variant"].unique(), COLORS, MARKS, strict=False):
+    for variant, color, mark in zip(
+        runs["variant"].unique(), COLORS, MARKS, strict=False
+    ):
         group = runs[runs["variant"] == variant]
         x, y = group["cost/multiply_adds"].mean() / 1e6, 100 * group["test_accuracy"]
-        ax.errorbar(x, y.mean(), yerr=y.std(), fmt=mark, color=color, capsize=3, label=variant)
+        ax.errorbar(
+            x, y.mean(), yerr=y.std(), fmt=mark, color=color, capsize=3, label=variant
+        )
     ax.set_xscale("log")
     low, high = ax.get_xlim()
     steps = [m * 10**power for power in range(-1, 6) for m in (1, 2, 5)]
@@ -409,7 +473,9 @@ bound = study.run(
 )
 
 # %% tags=["table"]
-show_table(summarize(bound, {"accuracy, %": "test_accuracy"}, "input"), foot=study.foot(bound))
+show_table(
+    summarize(bound, {"accuracy, %": "test_accuracy"}, "input"), foot=study.foot(bound)
+)
 
 # %% [markdown]
 # ## The papers' protocols

@@ -66,13 +66,11 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 import yaml
-from PIL import Image, ImageEnhance
-
 from fgvc_lib.cli import app
 from fgvc_lib.config import Config
 from fgvc_lib.data import Split, load
 from fgvc_lib.data.files import select
-from fgvc_lib.data.folder import folder_files
+from fgvc_lib.data.image_folder import folder_files
 from fgvc_lib.data.images import read_image, square
 from fgvc_lib.export import export
 from fgvc_lib.train import load_trained, predict
@@ -81,11 +79,12 @@ from fgvc_study import Study, vary
 from fgvc_study.figures import COLORS, show, show_table, style
 from fgvc_study.protocol import configuration
 from fgvc_study.tables import summarize
+from PIL import Image, ImageEnhance
 
 drawn = not images
 root = images or "my_birds"
 limit = {} if per_class is None else {"per_class": per_class}
-splits = {"val_share": val_fraction, "seed": seeds[0], "skip_bad": True}
+splits = {"val_fraction": val_fraction, "seed": seeds[0], "skip_bad": True}
 base = configuration(
     dataset="folder",
     image_size=image_size,
@@ -229,7 +228,7 @@ def thumbnails(split, *, mirrored=False, side=16):
 
 def paths(photos, options):
     """The files behind each split, in order."""
-    known = ("val_share", "seed", "per_class")
+    known = ("val_fraction", "seed", "per_class")
     chosen = {key: options[key] for key in known if key in options}
     listing = select(folder_files(root=options["root"]), **chosen)
     return {
@@ -513,7 +512,7 @@ confusion = torch.zeros(number, number, dtype=torch.long)
 confusion.index_put_(
     (labels, predicted),
     torch.tensor(1),
-    accumulate=True,
+    grad_accum_steps=True,
 )  # (true, predicted)
 assert confusion.sum() == len(labels)
 assert confusion.diagonal().sum() == (predicted == labels).sum()

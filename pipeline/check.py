@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+from fgvc_lib.sources import PROSE, code_digest
 from nbformat import NotebookNode
 
-from fgvc_lib.sources import PROSE, code_digest
 from pipeline.execute import defaults
 from pipeline.project import PipelineError
 from pipeline.sync import place

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from fgvc_lib.sources import digest
 from nbformat import NotebookNode
 
-from fgvc_lib.sources import digest
 from pipeline import status
 from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook, executed_path, parameters
 from pipeline.sources import key

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from fgvc_lib.sources import Reach, code_digest, digest
+
 from pipeline import colab, performance, reference, status
 from pipeline.project import ROOT, PipelineError
 

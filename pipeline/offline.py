@@ -15,12 +15,12 @@ from typing import Any
 
 import nbformat
 from bs4 import BeautifulSoup, Tag
+from fgvc_lib.sources import digest
 from jinja2 import DictLoader
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from fgvc_lib.sources import digest
 from pipeline.project import ROOT, PipelineError, build_folder, chapters, read_yaml, repository, write_if_changed
 
 FOLDER = "offline"

@@ -14,9 +14,9 @@ from html import escape
 from pathlib import Path
 
 import pandas as pd
-
 from fgvc_lib.results import claims, wanted
 from fgvc_lib.results.tables import plus_minus
+
 from pipeline.project import ROOT, PipelineError, write_if_changed
 
 COMPARISONS = {

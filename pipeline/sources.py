@@ -17,9 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fgvc_lib.sources import Reach, code_digest, digest, texts
 from nbformat import NotebookNode
 
-from fgvc_lib.sources import Reach, code_digest, digest, texts
 from pipeline.project import (
     ROOT,
     PipelineError,

@@ -117,7 +117,7 @@ class CIN(Method):
     pairwise conf.    ``contrast="confusion"`` (``alpha=10``)
     ================  =====================================================================================
 
-    SCI and CCI in another method, behind any stage: ``base="bcnn", base_args={"head_share": 0}, stage="layer2"``. The
+    SCI and CCI in another method, behind any stage: ``base="bcnn", base_args={"head_fraction": 0}, stage="layer2"``. The
     weights of the base method do not depend on ``block`` and ``contrast``, so rows with one seed start from the same
     network.
 

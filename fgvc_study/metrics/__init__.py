@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fgvc_lib.data.dataset import ImageData
+from fgvc_lib.methods.base import Method
 from fgvc_study.metrics.adversarial import fgsm
 from fgvc_study.metrics.boxes import roi_parts, roi_points, stages
 from fgvc_study.metrics.channels import complements
@@ -15,7 +16,6 @@ from fgvc_study.metrics.embedding import center_drift, compactness, features_2d,
 from fgvc_study.metrics.groups import group_parts
 from fgvc_study.metrics.predictions import correct
 from fgvc_study.metrics.sampling import channel_parts, magnification, part_net
-from fgvc_lib.methods.base import Method
 
 Metric = Callable[[Method, ImageData, str], Mapping[str, float | np.ndarray]]
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.loader import Loader
-from fgvc_study.metrics.embedding import thinned
 from fgvc_lib.methods.base import Method
+from fgvc_study.metrics.embedding import thinned
 
 EPSILONS = (0.02, 0.05, 0.1, 0.2)
 """Largest change of a pixel, with pixels in [0, 1]."""

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.loader import Loader
-from fgvc_study.metrics.parts import box_area, box_recall, mass_on_part, peaks, pointing_game
 from fgvc_lib.methods.ap_cnn import APCNN
 from fgvc_lib.methods.base import Method
+from fgvc_study.metrics.parts import box_area, box_recall, mass_on_part, peaks, pointing_game
 
 AVERAGES: tuple[Literal["logits", "probabilities"], ...] = ("logits", "probabilities")
 """The ways in which AP-CNN can average its heads and stages."""
@@ -55,8 +55,8 @@ def roi_parts(method: Method, data: ImageData, device: str) -> dict[str, float |
     Raises:
         ValueError: data without ``masks``, ``boxes`` and ``deciding`` parts, or a method without masks.
     """
-    truth = _parts(data, "masks", "boxes", "deciding")
-    rows, deciding = np.arange(len(data.test)), truth["deciding"]
+    truth = _parts(data, "masks", "boxes", "discriminative")
+    rows, deciding = np.arange(len(data.test)), truth["discriminative"]
     part_boxes = torch.from_numpy(truth["boxes"][rows, deciding])  # (N, 4)
     part_masks = torch.from_numpy(truth["masks"][rows, deciding])  # (N, H, W)
     bird = torch.from_numpy(truth["masks"].any(1))  # (N, H, W)

@@ -11,9 +11,9 @@ from fgvc_lib.backbones import Backbone
 from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.loader import Loader
 from fgvc_lib.layers.channel_interaction import Scale, SelfChannelInteraction, channel_relation
-from fgvc_study.metrics.parts import peak_parts
 from fgvc_lib.methods.base import Method
 from fgvc_lib.methods.cin import CIN
+from fgvc_study.metrics.parts import peak_parts
 
 
 @torch.no_grad()

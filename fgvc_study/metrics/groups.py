@@ -11,10 +11,10 @@ from torch import Tensor
 from fgvc_lib.data.dataset import ImageData, Split
 from fgvc_lib.data.loader import Loader
 from fgvc_lib.losses.mutual_channel import group_diversity
-from fgvc_study.metrics.channels import channel_parts_of
-from fgvc_study.metrics.parts import distinct_parts, mass_on_part
 from fgvc_lib.methods.base import Method
 from fgvc_lib.methods.mutual_channel import MutualChannel, class_maps
+from fgvc_study.metrics.channels import channel_parts_of
+from fgvc_study.metrics.parts import distinct_parts, mass_on_part
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
         raise ValueError(
             f"channels of classes are those of MC-Loss, got {type(method).__name__}: use method 'mutual_channel'"
         )
-    for name in ("masks", "deciding"):
+    for name in ("masks", "discriminative"):
         if name not in data.test.parts:
             raise ValueError(f"data set {data.name!r} has no {name} of parts: use one that has, such as 'birds'")
     method.eval()
@@ -47,7 +47,7 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
     order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
     keep = order[:limit].sort().values.numpy()
     masks = torch.from_numpy(np.asarray(data.test.parts["masks"][keep]))  # (n, P, H, W)
-    deciding = torch.from_numpy(np.asarray(data.test.parts["deciding"][keep]))  # (n,)
+    deciding = torch.from_numpy(np.asarray(data.test.parts["discriminative"][keep]))  # (n,)
     some = dataclasses.replace(data, test=Split(np.asarray(data.test.images[keep]), data.test.labels[keep]))
 
     found: dict[str, list[Tensor]] = {}
@@ -64,7 +64,7 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
         batch = {
             "parts": distinct_parts(parts).float(),
             "on_part": (parts >= 0).float().mean(1),
-            "deciding": hit.mean(1),
+            "discriminative": hit.mean(1),
             "deciding_hit": hit.amax(1),
             "mass": share,
             "mass_even": even,

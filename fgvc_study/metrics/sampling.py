@@ -14,9 +14,9 @@ from torch import Tensor
 from fgvc_lib.data.dataset import ImageData, Split
 from fgvc_lib.data.loader import Loader
 from fgvc_lib.layers.attention_sampler import axis_magnification
-from fgvc_study.metrics.parts import peak_parts, peaks
 from fgvc_lib.methods.base import Method
 from fgvc_lib.methods.tasn import TASN
+from fgvc_study.metrics.parts import peak_parts, peaks
 
 
 @torch.no_grad()
@@ -35,13 +35,13 @@ def magnification(method: Method, data: ImageData, device: str, *, limit: int = 
         ValueError: another method than TASN, or data without ``masks`` and ``deciding`` parts.
     """
     method = _tasn(method)
-    _need(data, "masks", "deciding")
+    _need(data, "masks", "discriminative")
     found: list[Tensor] = []  # (B, 3) each: structure, detail, best detail
     deciding: list[Tensor] = []
     for images, _, parts in _batches(data, limit, device):
         rows = torch.arange(len(images), device=images.device)
-        masks = parts["masks"][rows, parts["deciding"]]  # (B, H, W)
-        deciding.append(parts["deciding"].cpu())
+        masks = parts["masks"][rows, parts["discriminative"]]  # (B, H, W)
+        deciding.append(parts["discriminative"].cpu())
         one = images.new_ones(len(images))
         structure = detail = best = one
         if method.attention_net is not None:
@@ -129,7 +129,7 @@ def channel_parts(method: Method, data: ImageData, device: str, *, limit: int = 
     labels, deciding = [], []
     for images, targets, parts in _batches(data, limit, device):
         labels.append(targets.cpu())
-        deciding.append(parts["deciding"].cpu() if "deciding" in parts else torch.full((len(images),), -2))
+        deciding.append(parts["discriminative"].cpu() if "discriminative" in parts else torch.full((len(images),), -2))
         for name, maps in zip(("raw", "trilinear"), attention_maps(method, images), strict=True):
             size = (int(images.shape[2]), int(images.shape[3]))
             center = first * size[1] / method.attention_size[1]  # the net sees the image resized

@@ -51,7 +51,7 @@ def test_gradient_accumulation_changes_neither_the_step_nor_the_logged_terms(red
     for accumulate in (1, 2, 4):
         config = Config(
             method="center", method_args={"weight": 0.5, "reduction": reduction}, backbone="lenet_pp",
-            batch_size=8, accumulate=accumulate, max_steps=1, warmup=0.0, lr=0.01, momentum=0.0, weight_decay=0.0,
+            batch_size=8, grad_accum_steps=accumulate, max_steps=1, warmup=0.0, lr=0.01, momentum=0.0, weight_decay=0.0,
         )  # fmt: skip
         fitted = fit(config, data=data)
         runs[accumulate] = {key: fitted.history[0][key] for key in ("ce", "center")} | fitted.method.state_dict()

@@ -30,7 +30,7 @@ ROWS = {
 }
 BASES = {
     "baseline": {"head": "bn_elu", "hidden": 8},
-    "bcnn": {"head_share": 0},
+    "bcnn": {"head_fraction": 0},
     "center": {},
 }
 
@@ -205,9 +205,9 @@ def test_base_keeps_its_state_smoothing_generators_and_phases():
     method.label_smoothing = 0.3
     out = method(images, labels)
     torch.testing.assert_close(out.terms["ce"], F.cross_entropy(out.logits, labels, label_smoothing=0.3))
-    head, everything = small(base="bcnn", base_args={"head_share": 0.25}).phases()
+    head, everything = small(base="bcnn", base_args={"head_fraction": 0.25}).phases()
     assert (head.fraction, everything.fraction) == (0.25, 0.75)
-    method = small(base="bcnn", base_args={"head_share": 0.25})
+    method = small(base="bcnn", base_args={"head_fraction": 0.25})
     names = {id(p): k for k, p in method.named_parameters()}
     for phase, backbone in zip(method.phases(), (False, True), strict=True):
         trained = [names[id(p)] for group in phase.groups for p in group["params"]]

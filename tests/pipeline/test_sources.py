@@ -1,10 +1,10 @@
 """What a chapter's results depend on, and what they do not."""
 
+import fgvc_lib.sources
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-import fgvc_lib.sources
 from pipeline import project, sources
 
 LIBRARY = {

@@ -47,7 +47,9 @@ def asked(chapter, **parameters):
     """What a chapter asks for, comparable."""
     found = plan.read(chapter, parameters)
     return dataclasses.asdict(found) | {
-        kind: [(e.name, e.metrics, [(v, [c.to_dict() for c in cs]) for v, cs in e.variants.items()]) for e in each.values()]
+        kind: [
+            (e.name, e.metrics, [(v, [c.to_dict() for c in cs]) for v, cs in e.variants.items()]) for e in each.values()
+        ]
         for kind, each in (("experiments", found.experiments), ("live", found.live))
     }
 
@@ -79,7 +81,9 @@ def test_a_profile_holds_values_of_parameters_that_the_chapter_has(profile, chap
 
 def test_a_build_trains_no_sweep_and_smoke_takes_two_steps_of_everything():
     for chapter in CHAPTERS:
-        quick, smoke = (yaml.safe_load((ROOT / "profiles" / p / f"{chapter}.yaml").read_text()) or {} for p in PROFILES[1::-1])
+        quick, smoke = (
+            yaml.safe_load((ROOT / "profiles" / p / f"{chapter}.yaml").read_text()) or {} for p in PROFILES[1::-1]
+        )
         if "train" in PARAMETERS[chapter]:
             assert quick["train"] == "never", chapter
             assert smoke.get("train", "missing") == "missing", chapter
@@ -95,4 +99,6 @@ def test_the_committed_tables_are_what_the_chapters_ask_for(monkeypatch):
             written = experiment.table_path(profile, chapter)
             assert written.is_file(), f"{written} is missing: run `python -m fgvc_study tables`"
             text = experiment.table_text(plan.read(chapter, profile_parameters(path)))
-            assert written.read_text(encoding="utf8") == text, f"{written} is out of step: run `python -m fgvc_study tables`"
+            assert written.read_text(encoding="utf8") == text, (
+                f"{written} is out of step: run `python -m fgvc_study tables`"
+            )

@@ -76,9 +76,7 @@ def test_an_image_that_is_listed_and_not_there_is_counted(photos, monkeypatch):
     whole = dry_run.LISTINGS["folder"](root="photos")
     monkeypatch.setitem(dry_run.LISTINGS, "folder", lambda **_: whole)
     whole.train[0].path.unlink()
-    assert cost(**photos).problems == (
-        f"data: 1 image files of photos are not there, {whole.train[0].path} the first",
-    )
+    assert cost(**photos).problems == (f"data: 1 image files of photos are not there, {whole.train[0].path} the first",)
 
 
 def test_a_part_of_a_set_is_not_taken_for_the_whole(photos, monkeypatch):
@@ -144,7 +142,9 @@ def test_a_line_for_each_experiment_and_a_line_for_each_thing_that_is_missing(ph
     lacking = Config(data="cars", **SMALL)
     runs = [{"chapter": "03_x", "experiment": "components", "config": config.to_dict()} for config in ready]
     assert dry_run.report(runs, tflops=20)
-    assert not dry_run.report([*runs, {"chapter": "03_x", "experiment": "cars", "config": lacking.to_dict()}], tflops=0.5)
+    assert not dry_run.report(
+        [*runs, {"chapter": "03_x", "experiment": "cars", "config": lacking.to_dict()}], tflops=0.5
+    )
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.endswith("on 1 device of 20 TFLOP/s")
     assert lines[0].split()[:2] == ["03_x/components", "2"]

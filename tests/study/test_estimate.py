@@ -16,19 +16,19 @@ SMALL = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 4}, 
 class Linear(Method):
     """y = W x of all pixels; the mean of y is minimised."""
 
-    def __init__(self, backbone, num_classes, *, head_share=0.0):
+    def __init__(self, backbone, num_classes, *, head_fraction=0.0):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(num_classes, 3 * 16 * 16))
         self.bias = nn.Parameter(torch.zeros(num_classes))
-        self.head_share = head_share
+        self.head_fraction = head_fraction
 
     def forward(self, images, labels=None):
         y = torch.addmm(self.bias, images.contiguous().flatten(1), self.weight.t())
         return Output(y, {"mean": y.mean()} if self.training else {})
 
     def phases(self):
-        everything = Phase([{"params": [self.weight, self.bias]}], 1 - self.head_share)
-        return [Phase([{"params": [self.bias]}], self.head_share, "bias"), everything][self.head_share == 0 :]
+        everything = Phase([{"params": [self.weight, self.bias]}], 1 - self.head_fraction)
+        return [Phase([{"params": [self.bias]}], self.head_fraction, "bias"), everything][self.head_fraction == 0 :]
 
 
 @pytest.fixture
@@ -73,12 +73,12 @@ def test_memory_and_work_of_a_run_by_hand(linear):
     two = estimate(linear, TINY, processes=2)
     assert two.flops == found.flops
     assert found.memory - two.memory == pytest.approx(4 * 4 * 2 * pixels - 4 * parameters, abs=300)
-    assert estimate(linear.replace(accumulate=2), TINY).flops == found.flops
+    assert estimate(linear.replace(grad_accum_steps=2), TINY).flops == found.flops
     assert estimate(linear.replace(max_steps=1), TINY).flops == found.flops / 10
 
 
 def test_a_phase_that_trains_little_works_little(linear):
-    half = estimate(linear.replace(method_args={"head_share": 0.5}), TINY)
+    half = estimate(linear.replace(method_args={"head_fraction": 0.5}), TINY)
     assert half.flops == estimate(linear, TINY).flops * 3 / 4  # no gradient of W in the first half
 
 

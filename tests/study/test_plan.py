@@ -50,7 +50,10 @@ def run(*arguments):
 
 def test_a_plan_has_what_the_cells_ask_for_with_the_parameters_given(chapter):
     found = plan.read("05_small")
-    assert {name: list(e.variants) for name, e in found.experiments.items()} == {"lambda": ["0", "0.1"], "first": ["base"]}
+    assert {name: list(e.variants) for name, e in found.experiments.items()} == {
+        "lambda": ["0", "0.1"],
+        "first": ["base"],
+    }
     assert [c.seed for c in found.experiments["lambda"].variants["0"]] == [0, 1]
     assert list(found.live) == ["pair"]
     assert found.settings == {"device": "cpu", "train": "never"}

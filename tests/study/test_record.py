@@ -49,7 +49,9 @@ def test_too_large_arrays_are_refused_and_leave_nothing(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("field", ["commit", "device", "versions", "dataset", "revision", "history", "dirty", "metrics"])
+@pytest.mark.parametrize(
+    "field", ["commit", "device", "versions", "dataset", "revision", "history", "dirty", "metrics"]
+)
 def test_a_record_without_provenance_is_refused(tmp_path, field):
     path = write(record(), tmp_path).path
     fields = json.loads(path.read_text())

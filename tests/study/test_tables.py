@@ -98,7 +98,9 @@ def test_the_line_below_a_table_says_where_its_numbers_come_from():
         "1 run; digits (1,200 training and 300 test images); seeds 0; a processor (1 thread); torch 2.11; "
         "commit 012345678."
     )
-    old = a_record(two, dirty=True, is_current=False, versions={"torch": "2.12"}, device={**a_record(two).device, "count": 2})
+    old = a_record(
+        two, dirty=True, is_current=False, versions={"torch": "2.12"}, device={**a_record(two).device, "count": 2}
+    )
     line = provenance_line([a_record(one), old], missing=3)
     assert "2 runs; " in line
     assert "seeds 0, 1; a processor (1, 2 threads); torch 2.11, 2.12; " in line

@@ -14,7 +14,7 @@ from fgvc_lib.backbones import resnet
 from fgvc_lib.config import Config
 from fgvc_lib.data import ImageData, Split
 from fgvc_lib.methods import METHODS, Method
-from fgvc_lib.train import fit, load_trained, loop, predict
+from fgvc_lib.train import fit, load_trained, predict, trainer
 
 TINY: dict[str, dict[str, Any]] = {
     "ap_cnn": {"pyramid": {"channels": 8}, "hidden": 8},
@@ -158,20 +158,20 @@ def test_with_everything_switched_on(name: str, monkeypatch: pytest.MonkeyPatch,
         without.update(f"{i}" for i, p in enumerate(trained) if p.grad is None)  # DistributedDataParallel would hang
         return taken(optimizer, *args, **kwargs)
 
-    taken = loop.optimizer_step
-    monkeypatch.setattr(loop, "optimizer_step", step)
+    taken = trainer.optimizer_step
+    monkeypatch.setattr(trainer, "optimizer_step", step)
     config = Config(
         method=name,
         method_args=TINY.get(name, {}),
         backbone_args={"depth": "small", "width": 4},
         batch_size=40,
-        accumulate=2,
+        grad_accum_steps=2,
         epochs=2,
         max_steps=3,
         lr=0.01,
         warmup=0.3,
-        clip=1.0,
-        ema=0.5,
+        grad_clip_norm=1.0,
+        ema_decay=0.5,
         label_smoothing=0.1,
         precision="bfloat16",
     )

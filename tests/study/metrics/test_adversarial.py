@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from fgvc_lib.data import ImageData, Split
-from fgvc_study.metrics.adversarial import EPSILONS, fgsm
 from fgvc_lib.methods import Method, Output
+from fgvc_study.metrics.adversarial import EPSILONS, fgsm
 
 
 class Brighter(Method):

@@ -6,10 +6,10 @@ import torch
 
 from fgvc_lib.backbones import resnet
 from fgvc_lib.data import ImageData, Split
-from fgvc_study.metrics import METRICS, boxes
-from fgvc_study.metrics.boxes import near_a_point, points_in_boxes, roi_parts, roi_points, stages
 from fgvc_lib.methods import APCNN, Baseline
 from fgvc_lib.methods.base import Method, Output
+from fgvc_study.metrics import METRICS, boxes
+from fgvc_study.metrics.boxes import near_a_point, points_in_boxes, roi_parts, roi_points, stages
 
 NAN = float("nan")
 
@@ -26,7 +26,7 @@ def two_images() -> ImageData:
     masks = np.array([[rectangle(*box) for box in image.astype(int)] for image in boxes])
     points = (boxes[..., :2] + boxes[..., 2:]) / 2
     points[1, 0] = np.nan  # not visible
-    parts = {"masks": masks, "boxes": boxes, "points": points, "deciding": np.array([0, 1])}
+    parts = {"masks": masks, "boxes": boxes, "points": points, "discriminative": np.array([0, 1])}
     split = Split(np.zeros((2, 3, 8, 8), np.uint8), torch.arange(2), parts)
     return ImageData("two", "0", ("a", "b"), split, split, split, (0.0,) * 3, (1.0,) * 3)
 
@@ -102,7 +102,7 @@ class TestRoiParts:
         data, mask = two_images(), torch.tensor([[0.0, 0.0], [0.0, 1.0]]).expand(2, 1, 2, 2)
         data.test.parts["masks"][:] = [rectangle(6, 6, 8, 8), rectangle(4, 4, 5, 5)]
         data.test.parts["points"][:] = [[7, 7], [4.5, 4.5]]
-        data.test.parts["deciding"][:] = 1
+        data.test.parts["discriminative"][:] = 1
         monkeypatch.setattr(boxes, "collect_maps", lambda *_: {"mask_level5": mask})
         method = TestStages.method()
         found = roi_parts(method, data, "cpu")
@@ -116,7 +116,7 @@ class TestRoiParts:
         with pytest.raises(ValueError, match="masks are needed, such as those of method 'ap_cnn', got Written"):
             roi_parts(Written(), two_images(), "cpu")
         bare = two_images()
-        bare.test.parts.pop("deciding")
+        bare.test.parts.pop("discriminative")
         with pytest.raises(ValueError, match="data set 'two' does not know the deciding of its parts"):
             roi_parts(written(), bare, "cpu")
 

@@ -7,8 +7,8 @@ import torch
 from fgvc_lib.backbones import resnet
 from fgvc_lib.data.dataset import ImageData, Split
 from fgvc_lib.layers.channel_interaction import channel_relation
-from fgvc_study.metrics.channels import channel_parts_of, compare_channels, complements
 from fgvc_lib.methods import CIN, Baseline
+from fgvc_study.metrics.channels import channel_parts_of, compare_channels, complements
 
 IMAGE = 32
 

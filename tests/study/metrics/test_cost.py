@@ -5,9 +5,9 @@ import torch
 
 from fgvc_lib.backbones import lenet_pp
 from fgvc_lib.data import load
+from fgvc_lib.methods.center import Center
 from fgvc_study.metrics.cost import cost
 from fgvc_study.metrics.predictions import correct
-from fgvc_lib.methods.center import Center
 
 
 def test_cost_by_hand_and_leaves_the_method_as_it_was():

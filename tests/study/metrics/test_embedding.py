@@ -9,6 +9,7 @@ from torch import nn
 
 from fgvc_lib.data import ImageData, Split
 from fgvc_lib.losses.center import CenterLoss
+from fgvc_lib.methods import Method, Output
 from fgvc_study.metrics.embedding import (
     best_threshold_accuracy,
     center_drift,
@@ -19,7 +20,6 @@ from fgvc_study.metrics.embedding import (
     pairs,
     verification,
 )
-from fgvc_lib.methods import Method, Output
 
 
 def test_class_means_by_hand():

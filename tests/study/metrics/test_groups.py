@@ -8,10 +8,10 @@ import torch
 
 from fgvc_lib.backbones import resnet
 from fgvc_lib.data.dataset import ImageData, Split
-from fgvc_study.metrics import METRICS
-from fgvc_study.metrics.groups import group_parts
 from fgvc_lib.methods.baseline import Baseline
 from fgvc_lib.methods.mutual_channel import MutualChannel
+from fgvc_study.metrics import METRICS
+from fgvc_study.metrics.groups import group_parts
 
 SIZE = 32  # images of 32 px, maps of 4 × 4; position j of a ResNet looks at pixel 8 j
 
@@ -20,7 +20,7 @@ def data(n=6):
     masks = np.zeros((n, 2, SIZE, SIZE), bool)
     masks[:, 0, :4, :4] = True  # position (0, 0)
     masks[:, 1, 20:, 20:] = True  # position (3, 3)
-    parts = {"masks": masks, "deciding": np.arange(n) % 2}
+    parts = {"masks": masks, "discriminative": np.arange(n) % 2}
     split = Split(np.zeros((n, 3, SIZE, SIZE), np.uint8), torch.arange(n) % 2, parts)
     return ImageData(
         name="made up", fingerprint="0", classes=("a", "b"), train=split, val=split, test=split,
@@ -44,7 +44,7 @@ def test_by_hand():
     found = group_parts(with_features([(0, 0), (3, 3), (3, 3), (0, 3)]), data(), "cpu")
     assert found["parts"] == pytest.approx((2 + 1) / 2)
     assert found["on_part"] == pytest.approx((1 + 0.5) / 2)
-    assert found["deciding"] == pytest.approx(0.5)
+    assert found["discriminative"] == pytest.approx(0.5)
     assert found["deciding_hit"] == 1
     assert found["mass"] == pytest.approx(0.5)  # two cells of 1, one of them on the deciding part
     assert found["mass_even"] == pytest.approx(1 / 16)

@@ -12,6 +12,8 @@ from fgvc_lib.backbones import Backbone, resnet
 from fgvc_lib.data.dataset import ImageData, Split
 from fgvc_lib.layers.attention_sampler import sampling_grid
 from fgvc_lib.layers.trilinear import trilinear_attention
+from fgvc_lib.methods.baseline import Baseline
+from fgvc_lib.methods.tasn import TASN
 from fgvc_study.metrics import parts, sampling
 from fgvc_study.metrics.sampling import (
     area_magnification,
@@ -23,8 +25,6 @@ from fgvc_study.metrics.sampling import (
     nearest_points,
     part_net,
 )
-from fgvc_lib.methods.baseline import Baseline
-from fgvc_lib.methods.tasn import TASN
 
 NET = {"backbone": "resnet", "depth": "small", "width": 4, "strides": [1, 1, 1]}
 
@@ -34,13 +34,13 @@ def tasn(*, attention=None, **arguments):
     return TASN(resnet("small", width=4), 3, attention=attention, input_size=16, **arguments).eval()
 
 
-def data(n=12, size=32, known=("masks", "deciding")):
+def data(n=12, size=32, known=("masks", "discriminative")):
     rng = np.random.default_rng(0)
     masks = np.zeros((n, 2, size, size), bool)
     masks[:, 0, 4:12, 4:12] = True
     masks[:, 1, 18:26, 10:28] = True
     points = np.tile(np.float32([[8, 8], [19, 22]]), (n, 1, 1))
-    every = {"masks": masks, "points": points, "deciding": np.arange(n) % 3 % 2}
+    every = {"masks": masks, "points": points, "discriminative": np.arange(n) % 3 % 2}
     images = rng.integers(0, 256, (n, 3, size, size), np.uint8)
     split = Split(images, torch.arange(n) % 3, {name: every[name] for name in known})
     return ImageData(
@@ -112,7 +112,7 @@ def test_magnification_is_one_without_attention_and_that_of_the_maps_with_it():
     images = (torch.from_numpy(small.test.images).float() / 255 - 0.5) / 0.25
     maps = method(images).maps
     expected = []
-    for i, part in enumerate(small.test.parts["deciding"]):
+    for i, part in enumerate(small.test.parts["discriminative"]):
         y, x = area_magnification(maps["structure_map"][i], (32, 32), limit=method.sampling.limit)
         expected.append((y[0][:, None] * x[0])[torch.from_numpy(small.test.parts["masks"][i, part])].mean())
     assert found["structure"] == pytest.approx(float(torch.stack(expected).mean()), rel=1e-4)
@@ -122,7 +122,7 @@ def test_magnification_is_one_without_attention_and_that_of_the_maps_with_it():
 def test_a_limit_keeps_every_class_where_classes_take_turns():
     method = tasn(structure="resize", detail=None)
     small = data(n=24)
-    small.test.parts["deciding"][:] = np.arange(24) % 2
+    small.test.parts["discriminative"][:] = np.arange(24) % 2
     assert not np.isnan(magnification(method, small, "cpu", limit=12)["by_part"]).any()
 
 
@@ -144,7 +144,7 @@ def test_channel_parts_finds_channels_that_point():
     for name in ("raw", "trilinear"):
         assert found[f"{name}/agreement"] == found[f"{name}/on_part"] == found[f"{name}/parts"] == 1
         assert found[f"{name}/entropy"] == pytest.approx(0, abs=1e-6)
-        assert found[f"{name}/deciding"] == pytest.approx(float((small.test.parts["deciding"] == 0).mean()))
+        assert found[f"{name}/deciding"] == pytest.approx(float((small.test.parts["discriminative"] == 0).mean()))
         assert found[f"{name}/coverage"].tolist() == [1] * 64
     of_points = channel_parts(method, data(known=("points",)), "cpu")
     assert "raw/deciding" not in of_points
