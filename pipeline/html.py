@@ -18,11 +18,10 @@ import sysconfig
 from pathlib import Path
 
 import nbformat
-from fgvc_lib.sources import digest
 
 from pipeline import offline
 from pipeline.check import outside_requests
-from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook, write_if_changed
+from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook, digest, write_if_changed
 from pipeline.stage import stage
 from pipeline.sync import place
 

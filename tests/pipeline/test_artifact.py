@@ -8,12 +8,12 @@ import tarfile
 import nbformat
 import pytest
 
-from pipeline import artefact, project
+from pipeline import artifact, project
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    for module in (project, artefact):
+    for module in (project, artifact):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setenv("FGVC_COMMIT", "c" * 40)
     monkeypatch.setenv("FGVC_DIRTY", "0")
@@ -30,7 +30,7 @@ def root(tmp_path, monkeypatch):
 
 
 def test_archive_checksum_and_manifest_agree(root):
-    packed, checksum, listed = artefact.write("quick")
+    packed, checksum, listed = artifact.write("quick")
     assert packed.name == f"fgvc-book-quick-{'c' * 10}.tar.gz"
     digest, name = checksum.read_text().split()
     assert (digest, name) == (hashlib.sha256(packed.read_bytes()).hexdigest(), packed.name)
@@ -46,17 +46,17 @@ def test_archive_checksum_and_manifest_agree(root):
 
 
 def test_the_same_pages_give_the_same_bytes(root):
-    before = artefact.write("quick")[0].read_bytes()
+    before = artifact.write("quick")[0].read_bytes()
     for path in (root / "build" / "quick" / "html").rglob("*.html"):
         os.utime(path, (1, 1))
-    assert artefact.write("quick")[0].read_bytes() == before
+    assert artifact.write("quick")[0].read_bytes() == before
 
 
 def test_changes_that_are_not_committed_show_in_the_name(root, monkeypatch):
     monkeypatch.setenv("FGVC_DIRTY", "1")
-    assert "-changed" in artefact.write("quick")[0].name
+    assert "-changed" in artifact.write("quick")[0].name
 
 
 def test_without_a_book_it_says_how_to_get_one(root):
     with pytest.raises(project.PipelineError, match="make book PROFILE=gpu"):
-        artefact.write("gpu")
+        artifact.write("gpu")

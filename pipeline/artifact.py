@@ -1,6 +1,6 @@
 """The built book as one archive, with its checksum and a manifest: what a release attaches.
 
-    python -m pipeline.artefact --profile quick
+    python -m pipeline.artifact --profile quick
 
 writes ``dist/fgvc-book-<profile>-<commit>.tar.gz``, ``….sha256`` and ``….manifest.json``. The same pages of the same
 commit give the same archive, byte for byte.
@@ -76,7 +76,7 @@ def write(profile: str) -> list[Path]:
 
 def main() -> None:
     """Pack the built book."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.artefact", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipeline.artifact", description=main.__doc__)
     parser.add_argument("--profile", default="quick")
     try:
         for path in write(parser.parse_args().profile):
