@@ -293,7 +293,7 @@ tried = study.run(
     {
         f"{name} @ {lr:g}": vary(config, lr=lr)
         for name, config in methods().items()
-        for lr in trials[name]
+        for lr in trials.get(name, [])
     },
     seeds=trial_seeds,
 )

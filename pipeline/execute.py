@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from fgvc_lib.sources import digest
 from nbformat import NotebookNode
 
 from pipeline import status

@@ -15,7 +15,6 @@ from typing import Any
 
 import nbformat
 from bs4 import BeautifulSoup, Tag
-from fgvc_lib.sources import digest
 from jinja2 import DictLoader
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode

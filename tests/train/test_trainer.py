@@ -105,7 +105,7 @@ def test_it_overfits_eight_images() -> None:
     assert torch.equal(logits.argmax(1), labels)
 
 
-@pytest.mark.parametrize("grad_clip_norm", [None, 0.05])
+@pytest.mark.parametrize("clip", [None, 0.05])
 def test_weights_move_exactly_once_per_step(clip: float | None) -> None:
     config = Config(**SMALL, batch_size=8, epochs=2, lr=0.1, warmup=0.5, schedule="constant", grad_clip_norm=clip)
     data = a_set()
@@ -231,7 +231,7 @@ def test_a_non_finite_loss_stops_before_anything_moved(probe: type[Probe], tmp_p
 
 @pytest.mark.parametrize("ema_decay", [None, 0.5])
 def test_a_run_that_has_not_ended_can_be_used(probe: type[Probe], tmp_path: Any, ema_decay: float | None) -> None:
-    settings = {"method": "probe", "schedule": "constant", "epochs": 1, "ema_decay": ema}
+    settings = {"method": "probe", "schedule": "constant", "epochs": 1, "ema_decay": ema_decay}
     clean = run(**settings, max_steps=2)
     probe.poison_at = 3
     with pytest.raises(NonFiniteLoss):
