@@ -428,8 +428,8 @@ for eta in (0.0, 0.5, 1.0):
 # $$
 # \begin{aligned}
 # L &= L_{CE}(Z) + \alpha L_{cont}, \\
-# L_{cont} &= \frac1N \sum_{n} \begin{cases} d_n^2 & \text{same class} \\ \max(0, \beta - d_n)^2 & \text{else,} \end{cases}
-# \qquad d_n = \lVert h(Z'_A) - h(Z'_B) \rVert_2 .
+# L_{cont} &= \frac1N \sum_{n} \begin{cases} d_n^2 & \text{same class} \\ \max(0, \beta - d_n)^2 & \text{else,} \end{cases} \\
+# d_n &= \lVert h(Z'_A) - h(Z'_B) \rVert_2 .
 # \end{aligned}
 # $$ (eq-cin-loss)
 #

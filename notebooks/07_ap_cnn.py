@@ -363,8 +363,10 @@ print(f"sum over U: {scaled[..., :4, :].sum():.0f}, as before; hidden cells: {in
 # loss is the sum of eight cross-entropies, the prediction the mean over both stages:
 #
 # $$
-# L = \sum_{s=1}^{2} \Big( L^s_{\text{concat}} + \sum_{k=3}^{5} L^s_k \Big), \qquad
-# z = \tfrac12 \big( \bar z^1 + \bar z^2 \big), \quad \bar z^s = \tfrac14 \Big( z^s_{\text{concat}} + \sum_{k=3}^5 z^s_k \Big) .
+# \begin{aligned}
+# L &= \sum_{s=1}^{2} \Big( L^s_{\text{concat}} + \sum_{k=3}^{5} L^s_k \Big), \\
+# z &= \tfrac12 \big( \bar z^1 + \bar z^2 \big), \qquad \bar z^s = \tfrac14 \Big( z^s_{\text{concat}} + \sum_{k=3}^5 z^s_k \Big) .
+# \end{aligned}
 # $$ (eq-ap-loss)
 #
 # No gradient flows through the places of the boxes. The masks learn because they multiply features in {eq}`eq-ap-attend`, in

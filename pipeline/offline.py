@@ -25,6 +25,7 @@ from pipeline.project import ROOT, PipelineError, build_folder, chapters, read_y
 
 FOLDER = "offline"
 STYLE = Path("book/_static/offline.css")
+SCROLLING = Path("book/_static/scrolling.js")
 ELSEWHERE = r'<a\b[^>]*href="(?!https?://|#)[^"]*"[^>]*>(.*?)</a>'  # to another page
 LINK = "This chapter as one offline HTML file"
 
@@ -40,6 +41,7 @@ TEMPLATE = """\
 <style>{{ resources.style }}</style>
 <script>MathJax = {options: {ignoreHtmlClass: "plain", processHtmlClass: "math"}, svg: {fontCache: "local"}};</script>
 <script>{{ resources.mathjax }}</script>
+<script>{{ resources.scrolling }}</script>
 </head>
 <body class="plain">
 <header>From <cite>{{ resources.book }}</cite>, <a href="{{ resources.home }}">{{ resources.home }}</a></header>
@@ -181,6 +183,7 @@ def resources(static: Path) -> dict[str, Any]:
     return {
         "style": style((static / "pygments.css").read_text(encoding="utf8")),
         "mathjax": (static / "mathjax.js").read_text(encoding="utf8").replace("</script", "<\\/script"),
+        "scrolling": (ROOT / SCROLLING).read_text(encoding="utf8"),
         "book": read_yaml(ROOT / "_config.yml")["title"],
         "home": repository().url,
     }

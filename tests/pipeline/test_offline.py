@@ -150,7 +150,7 @@ def test_only_what_changed_is_converted_again(page, folder, tmp_path, monkeypatc
         nbformat.write(page, build / "stage" / "notebooks" / f"{chapter}.ipynb")
     offline.write("quick", html)
     first = {path.name for path in (build / "offline").iterdir()}
-    assert (html / "offline" / "01.html").read_text().count("</script") == 2
+    assert (html / "offline" / "01.html").read_text().count("</script") == 3
 
     (html / "notebooks" / "02.html").write_text(RENDERED.replace("It is 1.", "It is 2."))
     offline.write("quick", html)
