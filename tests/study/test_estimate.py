@@ -10,7 +10,7 @@ from fgvc_study import estimate as module
 from fgvc_study.estimate import AliveBytes, Shape, estimate, evaluation, step
 
 TINY = Shape(classes=3, train=40, test=2, image_size=16)
-SMALL = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 4}, "batch_size": 8, "epochs": 2}
+SMALL = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 8}, "batch_size": 8, "epochs": 2}
 
 
 class Linear(Method):
@@ -91,7 +91,7 @@ def test_without_values_as_with_values(name):
         "tasn": {
             "input_size": 8,
             "attention_size": 16,
-            "attention_net": {"backbone": "resnet", "depth": "small", "width": 4, "strides": [1, 1, 1]},
+            "attention_net": {"backbone": "resnet", "depth": "small", "width": 8, "strides": [1, 1, 1]},
         },
         "ap_cnn": {"channels": 8, "hidden": 8, "reduction": 2},
     }
