@@ -25,15 +25,25 @@ class Backbone(nn.Module):
     Args:
         stages: name → module, applied in order.
         channels: name → channels of the stage's output.
-        strides: name → input pixels per output cell.
+        strides: name → input pixels per output position.
+        centers: name → the pixel coordinate, from the image's edge, on which the receptive field of the first position
+            is centered; that of position j lies j strides further. Default 0.5, the first pixel, where padded
+            convolutions and pools of odd size put it whatever their stride.
     """
 
-    def __init__(self, stages: dict[str, nn.Module], channels: dict[str, int], strides: dict[str, int]) -> None:
+    def __init__(
+        self,
+        stages: dict[str, nn.Module],
+        channels: dict[str, int],
+        strides: dict[str, int],
+        centers: dict[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleDict(stages)
         self.stages = tuple(stages)
         self.channels = dict(channels)
         self.strides = dict(strides)
+        self.centers = dict.fromkeys(stages, 0.5) if centers is None else dict(centers)
 
     @property
     def last(self) -> str:
@@ -203,7 +213,8 @@ def vgg(
             inplanes = planes
         stages[f"block{i + 1}"] = nn.Sequential(*layers)
         channels[f"block{i + 1}"] = inplanes
-    backbone = Backbone(stages, channels, {key: 2**i for i, key in enumerate(stages)})
+    scale = {key: 2**i for i, key in enumerate(stages)}
+    backbone = Backbone(stages, channels, scale, {key: side / 2 for key, side in scale.items()})  # pools of 2 unpadded
     _initialize(backbone)
     if pretrained:
         if width != 64 or last_channels is not None or in_channels != 3:
@@ -250,7 +261,7 @@ def lenet_pp(*, feature_dim: int = 2, in_channels: int = 1, image_size: int = 28
         nn.Unflatten(1, (feature_dim, 1, 1)),
     )
     channels["embedding"], strides["embedding"] = feature_dim, image_size
-    backbone = Backbone(stages, channels, strides)
+    backbone = Backbone(stages, channels, strides, {key: side / 2 for key, side in strides.items()})
     _initialize(backbone)
     return backbone
 

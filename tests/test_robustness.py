@@ -249,7 +249,7 @@ def test_a_second_build_does_not_disturb_the_first(tmp_path: Path, monkeypatch: 
 
     (tmp_path / "build").mkdir()
     monkeypatch.setattr(build, "ROOT", tmp_path)
-    monkeypatch.setattr(build, "prepare", lambda profile: pytest.fail("went on beside the other build"))
+    monkeypatch.setattr(build.sync, "write", lambda: pytest.fail("went on beside the other build"))
     monkeypatch.setattr("sys.argv", ["build", "--profile", "smoke", "--cores", "1"])
     with FileLock(tmp_path / "build" / ".lock"), pytest.raises(SystemExit) as stop:
         build.main()

@@ -14,7 +14,7 @@ loader = [(torch.randn(8, 3, 64, 64), torch.randint(10, (8,))) for _ in range(2)
 
 # ---- lifted ----
 pyramid, attention = feature_pyramid([16, 32], 24), AttentionPyramid(24, levels=2)
-rois, heads = ROIPyramid(shares=(1 / 4, 1 / 2), top_k=(3, 1)), nn.ModuleList(nn.Linear(24, 10) for _ in range(2))
+rois, heads = ROIPyramid(sizes=(1 / 4, 1 / 2), top_k=(3, 1)), nn.ModuleList(nn.Linear(24, 10) for _ in range(2))
 optimizer = torch.optim.SGD(nn.ModuleList([lower, upper, pyramid, attention, heads]).parameters(), lr=0.01)
 for images, labels in loader:
     low, loss = lower(images), 0.0

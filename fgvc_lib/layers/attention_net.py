@@ -34,7 +34,7 @@ def multi_dilation_conv(features: Tensor, weight: Tensor, dilations: Sequence[in
 
 
 class MultiDilationConv(nn.Module):
-    """Module twin of :func:`multi_dilation_conv`, with a square kernel of ``kernel_size`` (3 in the released code)."""
+    """Module twin of :func:`multi_dilation_conv`, with a square kernel of ``kernel_size`` (3 officially)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, dilations: Sequence[int] = (1, 2), kernel_size: int = 3
@@ -61,13 +61,14 @@ class AttentionNet(nn.Module):
     is what makes the channels point at parts: no other loss reaches this network unless a gradient through the
     sampling is asked for.
 
-    Deviation from the released code: its backbone is a pre-activation ResNet-18, this one whatever comes in.
+    Deviations from the official MXNet net: its backbone is a pre-activation ResNet-18, this one whatever comes in; it
+    has biases in the multi-dilation convolutions, no BatchNorm between them, and a ReLU after the last BatchNorm.
 
     Args:
-        backbone: with the later strides removed, so that the last map is large: the released net has 28×28 cells at
+        backbone: with the later strides removed, so that the last map is large: the official net's is 28×28 at
             224 px, here ``resnet(18, strides=(1, 1, 2, 1))``.
         num_classes: of its classifier.
-        dilations: of each multi-dilation convolution; the released two by default, none for ``()``.
+        dilations: of each multi-dilation convolution; the official two by default, none for ``()``.
     """
 
     def __init__(

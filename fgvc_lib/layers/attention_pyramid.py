@@ -19,15 +19,15 @@ class PooledLateral(nn.Module):
 
     .. math:: P_{top} = \mathrm{ReLU}(\mathrm{BN}(W_1 B)) + \mathrm{ReLU}(\mathrm{BN}(W_2\,\mathrm{GAP}(B)))
 
-    The second summand is one vector per image, added to every cell.
+    The second summand is one vector per image, added to every spatial position.
 
     Args:
         in_channels: of the backbone's last stage B.
         out_channels: of the pyramid.
-        momentum: of both BatchNorms' running statistics; 0.01 in the released code. They then need some 500 passes to
-            arrive; a run of fewer steps evaluates better with 0.1.
+        momentum: of both BatchNorms' running statistics; 0.01 officially. They then need some 500 passes to arrive;
+            a run of fewer steps evaluates better with 0.1.
 
-    Source: the released code; the paper's text names a plain feature pyramid.
+    Source: the official implementation; the paper's text names a plain feature pyramid.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, momentum: float = 0.01) -> None:
@@ -55,11 +55,13 @@ def feature_pyramid(in_channels: Sequence[int], out_channels: int, *, momentum: 
 
     .. math:: P_k = W_k B_k + \mathrm{up}(P_{k+1}), \qquad F_k = \mathrm{conv}_{3\times3}(P_k)
 
-    with nearest upsampling to the next finer map's size, whatever it is.
+    with nearest upsampling to the next finer map's size, whatever it is. The convolutions start as torchvision's do,
+    uniform with zero biases; the official implementation draws them, and those of the channel gates, from a normal
+    distribution of variance 2 / (k² C_out).
 
     Args:
         in_channels: channels of the stages B_k, the finest first.
-        out_channels: of every F_k; 256 in the released code.
+        out_channels: of every F_k; 256 in the official implementation.
         momentum: of the top lateral's BatchNorms.
 
     Returns:
@@ -72,7 +74,7 @@ def feature_pyramid(in_channels: Sequence[int], out_channels: int, *, momentum: 
 
 
 class SpatialGate(nn.Module):
-    r"""Where to look: one weight per cell.
+    r"""Where to look: one weight per spatial position.
 
     .. math:: A^s_k = \sigma(v * F_k)
 
@@ -84,7 +86,7 @@ class SpatialGate(nn.Module):
 
     Weights and bias start uniform within :math:`\pm 1/\sqrt{9C}`, as torch did when the code was released (0.4.1).
     Today's torch takes a transposed convolution's fan from its output channels, here one, and would start
-    :math:`\sqrt C` times larger: masks of zeros and ones, with nothing to tell their cells apart and no gradient.
+    :math:`\sqrt C` times larger: masks of zeros and ones, with nothing to tell positions apart and no gradient.
     """
 
     def __init__(self, channels: int) -> None:
@@ -95,10 +97,10 @@ class SpatialGate(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, C, h, w)`` → float32 ``(B, 1, h, w)`` in (0, 1)."""
+        """``(B, C, h, w)`` → ``(B, 1, h, w)`` in (0, 1), float32 at least."""
         logits: Tensor = self.conv(features)
         # in half precision the sigmoid of 8 and more is 1, and boxes of equal score would be drawn top left first
-        return torch.sigmoid(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits)
+        return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
 
 class ChannelGate(nn.Module):
@@ -108,7 +110,7 @@ class ChannelGate(nn.Module):
 
     Args:
         channels: of F_k.
-        reduction: channels over hidden units, at least one unit stays; 16 in the released code.
+        reduction: channels over hidden units, at least one unit stays; 16 in the official implementation.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
@@ -129,7 +131,7 @@ def bottom_up_pathway(gates: Sequence[Tensor]) -> list[Tensor]:
 
     .. math:: \tilde A_1 = A_1, \qquad \tilde A_k = \tfrac12 (A_k + \tilde A_{k-1})
 
-    so the top of three levels weighs the levels 1/4, 1/4, 1/2. The released code passes on the channel gates
+    so the top of three levels weighs the levels 1/4, 1/4, 1/2. The official implementation passes on the channel gates
     only; spatial masks differ in size and stay where they are.
 
     Args:
@@ -201,7 +203,8 @@ class AttentionPyramid(nn.Module):
         if self.spatial_gates:
             masks = [gate(f) for gate, f in zip(self.spatial_gates, features, strict=True)]  # (B, 1, h_k, w_k)
         else:
-            masks = [f.float().mean(1, keepdim=True).sigmoid() for f in features]
+            wide = (f.to(torch.promote_types(f.dtype, torch.float32)) for f in features)
+            masks = [f.mean(1, keepdim=True).sigmoid() for f in wide]
         gates = [gate(f) for gate, f in zip(self.channel_gates, features, strict=False)]  # (B, C, 1, 1)
         if gates and self.pathway:
             gates = bottom_up_pathway(gates)

@@ -21,9 +21,9 @@ def bilinear_pool(a: Tensor, b: Tensor | None = None) -> Tensor:
     :math:`\partial L/\partial A = \frac1L B (\partial L/\partial\Phi)^\top` and the like, again two matrix products.
 
     Differences from the paper:
-        The paper sums over locations. The average is L times smaller, which the L2 normalisation takes out again,
+        The paper sums over locations. The average is L times smaller, which the L2 normalization takes out again,
         and it keeps the size of an entry, and so the meaning of ε in :func:`signed_sqrt`, free of the map's size.
-        The released PyTorch code averages too.
+        A widely used PyTorch port averages too.
 
     Args:
         a: ``(B, M, h, w)``.
@@ -44,7 +44,8 @@ def bilinear_pool(a: Tensor, b: Tensor | None = None) -> Tensor:
             "resample the larger map with adaptive_avg_pool2d"
         )
     with torch.autocast(a.device.type, enabled=False):  # sums of L products overflow float16
-        left, right = _float(a).flatten(2), _float(b).flatten(2)  # (B, M, L), (B, N, L)
+        dtype = torch.promote_types(a.dtype, torch.float32)
+        left, right = a.to(dtype).flatten(2), b.to(dtype).flatten(2)  # (B, M, L), (B, N, L)
         return torch.bmm(left, right.transpose(1, 2)) / left.shape[2]  # (B, M, N)
 
 
@@ -54,38 +55,38 @@ def signed_sqrt(x: Tensor, *, eps: float = 1e-5) -> Tensor:
     .. math:: y = \frac{x}{\sqrt{|x| + \varepsilon}} \qquad
         \frac{dy}{dx} = \frac{|x|/2 + \varepsilon}{(|x| + \varepsilon)^{3/2}} \le \frac1{\sqrt\varepsilon}
 
-    Differences from the paper and from released code:
+    Differences from the paper and from that port:
         ``sign(x)√|x|`` has an infinite slope at zero, where the entries of two channels that are never active together
-        lie. Released code takes √(x + 10⁻⁵) without the sign: wrong for negative entries, and it lifts every empty
+        lie. The port takes √(x + 10⁻⁵) without the sign: wrong for negative entries, and it lifts every empty
         entry to 0.003. This form is odd, keeps zero at zero, and approaches ``sign(x)√|x|`` where x is large beside ε.
 
     Args:
         x: any shape.
-        eps: ε > 0; 10⁻⁵ as in released code, for an average over locations (for a sum over L of them, ε·L is the same).
+        eps: ε > 0; 10⁻⁵ as in the port, for an average over locations (for a sum over L of them, ε·L is the same).
 
     Returns:
         Like ``x``, float32 under autocast too.
     """
     with torch.autocast(x.device.type, enabled=False):
-        x = _float(x)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         return x * torch.rsqrt(x.abs() + eps)
 
 
 class BilinearPool(nn.Module):
-    r"""Bilinear pooling, signed square root, L2 normalisation: two maps to one vector z.
+    r"""Bilinear pooling, signed square root, L2 normalization: two maps to one vector z.
 
     Args:
         root: take the signed square root.
-        normalise: divide by the L2 norm.
+        normalize: divide by the L2 norm.
         eps: ε of :func:`signed_sqrt`.
     """
 
-    def __init__(self, *, root: bool = True, normalise: bool = True, eps: float = 1e-5) -> None:
+    def __init__(self, *, root: bool = True, normalize: bool = True, eps: float = 1e-5) -> None:
         super().__init__()
         if eps <= 0:
             raise ValueError(f"eps must be positive, or the gradient at zero is infinite, got {eps}")
         self.root = root
-        self.normalise = normalise
+        self.normalize = normalize
         self.eps = eps
 
     def forward(self, a: Tensor, b: Tensor | None = None) -> Tensor:
@@ -97,11 +98,7 @@ class BilinearPool(nn.Module):
         x = phi.flatten(1)  # (B, M·N)
         if self.root:
             x = signed_sqrt(x, eps=self.eps)
-        return F.normalize(x, dim=1) if self.normalise else x
+        return F.normalize(x, dim=1) if self.normalize else x
 
     def extra_repr(self) -> str:
-        return f"root={self.root}, normalise={self.normalise}, eps={self.eps}"
-
-
-def _float(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+        return f"root={self.root}, normalize={self.normalize}, eps={self.eps}"

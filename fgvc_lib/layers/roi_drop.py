@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def cells_inside(boxes: Tensor, map_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """The cells whose centre lies in the box.
+    """The spatial positions of a map whose center lies in the box.
 
     Args:
-        boxes: ``(B, 4)``, x1 y1 x2 y2 in input pixels; a NaN row holds no cell.
+        boxes: ``(B, 4)``, x1 y1 x2 y2 in input pixels; a NaN row holds none.
         map_size: (h, w).
         image_size: (H, W) in pixels.
 
@@ -46,7 +46,7 @@ def draw_boxes(boxes: Sequence[Tensor], *, rates: Sequence[float], generator: to
         raise ValueError(f"one drop rate per level is needed, got {len(rates)} for {len(boxes)} levels")
     if min(rates) < 0 or sum(rates) > 1 + 1e-6:
         raise ValueError(f"drop rates must be at least 0 and sum to at most 1, got {tuple(rates)}")
-    batch, device = len(boxes[0]), boxes[0].device
+    batch, device = boxes[0].shape[0], boxes[0].device
     level_draw, box_draw = torch.rand(2, batch, generator=generator).to(device)  # (B,) each
     drawn = boxes[0].new_full((batch, 4), torch.nan)
     low = 0.0
@@ -67,7 +67,7 @@ def roi_drop(
 
     .. math:: F' = \frac{|U|}{|U \setminus D|}\; F \odot (1 - D)
 
-    with D the cells of the dropped box, and U those of the box that will be zoomed into, the union of all boxes:
+    with D the positions of the dropped box, and U those of the box that will be zoomed into, the union of all boxes:
     what is seen of the map afterwards keeps its expected sum.
 
     Args:
@@ -75,8 +75,8 @@ def roi_drop(
         dropped: ``(B, 4)``, D in input pixels; a NaN row leaves its image as it is.
         within: ``(B, 4)``, U in input pixels; None for the whole map.
         image_size: (H, W) of the input.
-        min_kept: an image of whose U less than this share would stay is left as it is, so the scale is at most
-            its inverse. The released code has no such guard: an image with a single box divides by zero.
+        min_kept: an image of whose U less than this fraction would stay is left as it is, so the scale is at most
+            its inverse. The official implementation has no such guard: with a single box it divides by zero.
 
     Returns:
         ``(B, C, h, w)``, finite wherever ``features`` is.
@@ -85,13 +85,14 @@ def roi_drop(
         ValueError: ``min_kept`` outside (0, 1].
     """
     if not 0 < min_kept <= 1:
-        raise ValueError(f"min_kept must be a share in (0, 1], got {min_kept}")
+        raise ValueError(f"min_kept must be a fraction in (0, 1], got {min_kept}")
     map_size = (features.shape[2], features.shape[3])
     drop = cells_inside(dropped, map_size, image_size)  # (B, h, w)
     seen = torch.ones_like(drop) if within is None else cells_inside(within, map_size, image_size)  # (B, h, w)
     total = seen.sum((1, 2))  # (B,)
     kept = (seen & ~drop).sum((1, 2))  # (B,)
     safe = (kept >= min_kept * total) & (kept > 0)  # (B,)
-    scale = torch.where(safe, total / kept.clamp(min=1), 1.0)  # (B,)
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    scale = torch.where(safe, total.to(dtype) / kept.clamp(min=1), 1.0)  # (B,)
     mask = torch.where(safe[:, None, None], scale[:, None, None] * ~drop, 1.0)  # (B, h, w)
     return features * mask[:, None].to(features.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 
 def union_box(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
@@ -26,18 +25,26 @@ def union_box(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     return torch.stack([edge.masked_fill(none, full) for edge, full in whole], dim=1)
 
 
+def center_box(box: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """The box of the same size in the image's center: ``(B, 4)`` → ``(B, 4)``, the plain center crop beside it."""
+    middle = box.new_tensor([image_size[1], image_size[0]]) / 2
+    half = (box[:, 2:] - box[:, :2]) / 2
+    return torch.cat([middle - half, middle + half], dim=1)
+
+
 def roi_zoom(features: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     r"""Crop one box per image out of a feature map and resize it bilinearly to the map's own size.
 
-    With the box as :math:`[x_1, x_2)` in cells, column j of the result is the map read at
-    :math:`x_1 + (j + \tfrac12)(x_2 - x_1)/w - \tfrac12`: ``roi_align`` with ``aligned=True`` and one sample per bin.
-    The box of the whole image gives the map back exactly, and no box is empty: its edges are not rounded to cells,
-    as the released code's are.
+    With the box as :math:`[x_1, x_2)` in positions of the map, column j of the result is the map read at
+    :math:`x_1 + (j + \tfrac12)(x_2 - x_1)/w - \tfrac12`, inside the map: ``roi_align`` with ``aligned=True`` and one
+    sample per bin. Rows and columns are read apart, so this is two matrix products, which every transform of
+    autograd and ``torch.func`` knows, and whose gradient on CUDA is the same at every run. The box of the whole image
+    gives the map back, and no box is empty: its edges are not rounded, as the official implementation's are.
 
     Args:
         features: ``(B, C, h, w)``.
         boxes: ``(B, 4)``, x1 y1 x2 y2 in input pixels. No gradient goes to them.
-        image_size: (H, W) of the input; cells are W / w by H / h pixels, whole or not.
+        image_size: (H, W) of the input; a position is W / w by H / h pixels, whole or not.
 
     Returns:
         ``(B, C, h, w)`` of ``features``' dtype.
@@ -45,21 +52,25 @@ def roi_zoom(features: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Te
     Raises:
         ValueError: not one box per image.
 
-    On CUDA the gradient of ``roi_align`` is summed in no fixed order, so two runs agree to rounding only, unless
-    ``torch.use_deterministic_algorithms`` is on.
-
-    Deviation: within half a cell of the box's edges ``roi_align`` reads the neighbour outside the box, where cropping
-    first and then resizing, the released order, repeats the last cell inside.
+    Deviation: within half a position of the box's edges the neighbor outside the box is read, where cropping first
+    and then resizing, the official order, repeats the last position inside.
     """
-    if boxes.shape != (len(features), 4):
+    if boxes.shape != (features.shape[0], 4):
         raise ValueError(
-            f"roi_zoom needs one box per image, ({len(features)}, 4), got boxes of shape {tuple(boxes.shape)}"
+            f"roi_zoom needs one box per image, ({features.shape[0]}, 4), got boxes of shape {tuple(boxes.shape)}"
         )
-    (h, w), (height, width) = features.shape[2:], image_size
-    x1, y1, x2, y2 = boxes.detach().unbind(1)  # each (B,)
-    image = torch.arange(len(features), device=boxes.device)
-    source = features if features.dtype == torch.float64 else features.float()  # half precision holds no positions
-    cells = [image, x1 * w / width, y1 * h / height, x2 * w / width, y2 * h / height]
-    rois = torch.stack([column.to(source.dtype) for column in cells], dim=1)  # (B, 5)
-    zoomed: Tensor = roi_align(source, rois, (h, w), spatial_scale=1.0, sampling_ratio=1, aligned=True)
+    dtype = torch.promote_types(features.dtype, torch.float32)  # half precision holds no positions
+    x1, y1, x2, y2 = boxes.detach().to(dtype).unbind(1)  # each (B,)
+    with torch.autocast(features.device.type, enabled=False):
+        columns = _reading(x1 / image_size[1], x2 / image_size[1], features.shape[3])  # (B, w, w)
+        rows = _reading(y1 / image_size[0], y2 / image_size[0], features.shape[2])  # (B, h, h)
+        zoomed = rows[:, None] @ features.to(dtype) @ columns[:, None].mT  # (B, C, h, w)
     return zoomed.to(features.dtype)
+
+
+def _reading(low: Tensor, high: Tensor, side: int) -> Tensor:
+    """Weights ``(B, side, side)`` that read ``side`` equal steps of each stretch [low, high) of an axis of length 1."""
+    position = torch.arange(side, device=low.device, dtype=low.dtype)
+    step = (position + 0.5) / side
+    at = (low[:, None] * (1 - step) + high[:, None] * step) * side - 0.5  # (B, side)
+    return (1 - (at.clamp(0, side - 1)[:, :, None] - position).abs()).clamp(min=0)

@@ -12,10 +12,10 @@ def trilinear_attention(
 ) -> Tensor:
     r"""Trilinear attention maps :math:`M(X) = \mathcal N_r(\mathcal N_s(s X)\, X^\top)\, X`.
 
-    ``X`` is the feature map of an image with its cells in a row, ``(C, hw)``. :math:`\mathcal N_s` is a softmax over
-    the ``hw`` cells of each channel, :math:`\mathcal N_r` a softmax over the second dimension of the ``(C, C)``
-    relation. Row i of the relation says how strongly every channel fires where channel i fires, so row i of M is
-    the sum of the feature maps, weighted by how much they agree with channel i.
+    ``X`` is the feature map of an image with its positions in a row, ``(C, hw)``. :math:`\mathcal N_s` is a softmax
+    over the ``hw`` positions of each channel, :math:`\mathcal N_r` a softmax over the second dimension of the
+    ``(C, C)`` relation. Row i of the relation says how strongly every channel fires where channel i fires, so row i
+    of M is the sum of the feature maps, weighted by how much they agree with channel i.
 
     ======================= ==================== ======= ==============================================
     symbol                  argument             default source
@@ -23,17 +23,17 @@ def trilinear_attention(
     X                       ``features``                 paper
     :math:`\mathcal N_s`    ``spatial_norm``     True    paper; off is the identity
     :math:`\mathcal N_r`    ``relation_norm``    True    paper; off is the identity
-    s                       ``scale``            1       the formula has none; the released code has 7
+    s                       ``scale``            1       the formula has none; the official implementation has 7
     ======================= ==================== ======= ==============================================
 
     With both norms off this is the plain trilinear product :math:`(X X^\top) X`. Computed in float32 at least, inside
-    autocast too: the exponentials and the sums over cells leave the range of float16.
+    autocast too: the exponentials and the sums over positions leave the range of float16.
 
     Args:
         features: ``(B, C, h, w)``. Non-negative ones (after a ReLU) give non-negative maps.
-        spatial_norm: normalise every channel over space before relating the channels.
-        relation_norm: normalise every row of the relation.
-        scale: factor on X inside the spatial softmax, which sharpens it; nothing else is scaled. The released MXNet
+        spatial_norm: normalize every channel over space before relating the channels.
+        relation_norm: normalize every row of the relation.
+        scale: factor on X inside the spatial softmax, which sharpens it; nothing else is scaled. The official MXNet
             code has a 7 that the paper does not mention, its PyTorch port a 2.
 
     Returns:
@@ -48,7 +48,7 @@ def trilinear_attention(
         raise ValueError(f"scale acts inside the spatial softmax only: with spatial_norm=False leave it 1, got {scale}")
     with torch.autocast(device_type=features.device.type, enabled=False):
         x = features.flatten(2)  # (B, C, hw)
-        x = x if x.dtype == torch.float64 else x.float()
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         where = F.softmax(scale * x, dim=2) if spatial_norm else x  # (B, C, hw)
         relation = where @ x.transpose(1, 2)  # (B, C, C)
         if relation_norm:
@@ -115,13 +115,13 @@ def random_maps(maps: Tensor, *, count: int = 1, unique: bool = False, generator
 
 
 def unique_maps(maps: Tensor) -> Tensor:
-    """Which maps of an image to keep so that equal ones count once, as the released code does.
+    """Which maps of an image to keep so that equal ones count once, as the official implementation does.
 
     Channels that a ReLU has silenced everywhere have the same relation to all others and so the same trilinear map;
     without this a random choice of map falls on that one map in proportion to the number of silent channels. Two
     maps are equal where their totals are, bit for bit. Not in the paper.
 
-    Deviation from the released code: there the mask is made in the order of the sorted totals and, for the
+    Deviation from the official implementation: there the mask is made in the order of the sorted totals and, for the
     structure map, applied to the unsorted channels; here it is brought back to the channels' order.
 
     Args:

@@ -27,30 +27,30 @@ class BilinearCNN(Method):
     f_A       ``backbone``                paper: VGG-16 up to relu5_3 (D-Net)
     f_B       ``second``         None     None: f_B = f_A, the paper's [D,D]
     \         ``root``           True     paper
-    \         ``normalise``      True     paper
-    ε         ``eps``            1e-5     released code; see :func:`fgvc_lib.layers.bilinear.signed_sqrt`
-    \         ``head_share``     0.5      released code: 80 epochs of head, 80 of everything (or 55 and 25)
-    \         ``head_lr_scale``  10       released code: 1.0 against 0.01, i.e. 100
+    \         ``normalize``      True     paper
+    ε         ``eps``            1e-5     PyTorch port; see :func:`fgvc_lib.layers.bilinear.signed_sqrt`
+    \         ``head_fraction``  0.5      PyTorch port: 80 epochs of head, 80 of everything (or 55 and 25)
+    \         ``head_lr_scale``  10       PyTorch port: 1.0 against 0.01, i.e. 100
     ========  =================  =======  ===============================================================
 
     Training has two phases, as in the paper: first the classifier on frozen features, at a large learning rate (z has
     length one, so its gradients are small), then everything. The run's learning rate is that of the second
-    phase. ``head_lr_scale=10`` gives the classifier the released 1.0 at this library's default rate of 0.1; set
-    100 with the released fine-tuning rate of 0.01. A backbone without pretrained weights has no features worth
-    freezing: ``head_share=0`` trains everything from the start.
+    phase. ``head_lr_scale=10`` gives the classifier the port's 1.0 at this library's default rate of 0.1; set
+    100 with the port's fine-tuning rate of 0.01. A backbone without pretrained weights has no features worth
+    freezing: ``head_fraction=0`` trains everything from the start.
 
-    Differences from the paper and its released code:
+    Differences from the paper and from a widely used PyTorch port of it:
         Softmax cross-entropy is the final classifier; the paper trains linear SVMs on z for its final scores. The
         signed root is smooth at zero. Two maps of different size are averaged down to the smaller height and
-        width. torch's default initialisation of the classifier; the released code has Kaiming's normal one. It also
-        lowers the learning rate by *test* accuracy; here the schedule does not look at any.
+        width. torch's default initialization of the classifier; the port has Kaiming's normal one, and lowers the
+        learning rate by *test* accuracy; here the schedule does not look at any.
 
     Args:
         backbone: f_A, its last stage.
         num_classes: number of classes.
         second: f_B as plain data, a key of ``BACKBONES`` and its arguments: ``{"backbone": "vgg", "depth": 11}``.
-        root, normalise, eps: of :class:`~fgvc_lib.layers.bilinear.BilinearPool`.
-        head_share: share of the epochs for the first phase, in [0, 1).
+        root, normalize, eps: of :class:`~fgvc_lib.layers.bilinear.BilinearPool`.
+        head_fraction: fraction of the epochs for the first phase, in [0, 1).
         head_lr_scale: factor on the learning rate in the first phase.
 
     Output: ``terms`` ``ce``; ``maps`` ``features`` ``(B, M, h, w)`` of the backbone, ``bilinear`` ``(B, M, N)``, Φ, and
@@ -64,26 +64,26 @@ class BilinearCNN(Method):
         *,
         second: Mapping[str, Any] | None = None,
         root: bool = True,
-        normalise: bool = True,
+        normalize: bool = True,
         eps: float = 1e-5,
-        head_share: float = 0.5,
+        head_fraction: float = 0.5,
         head_lr_scale: float = 10.0,
     ) -> None:
         super().__init__()
-        if not 0 <= head_share < 1:
-            raise ValueError(f"head_share must be in [0, 1), got {head_share}")
+        if not 0 <= head_fraction < 1:
+            raise ValueError(f"head_fraction must be in [0, 1), got {head_fraction}")
         if head_lr_scale <= 0:
             raise ValueError(f"head_lr_scale must be positive, got {head_lr_scale}")
         self.backbone = backbone
         self.second = None if second is None else _second_backbone(second)
-        self.pool = BilinearPool(root=root, normalise=normalise, eps=eps)
+        self.pool = BilinearPool(root=root, normalize=normalize, eps=eps)
         columns = backbone.out_channels if self.second is None else self.second.out_channels
         self.head = linear_head(backbone.out_channels * columns, num_classes)
-        self.head_share = head_share
+        self.head_fraction = head_fraction
         self.head_lr_scale = head_lr_scale
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        self.check_batch(images, labels)
+        labels = self.check_batch(images, labels)
         a = self.backbone(images)[self.backbone.last]  # (B, M, h, w)
         maps = {"features": a.detach()}
         b = None
@@ -93,17 +93,17 @@ class BilinearCNN(Method):
             size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
             a, b = F.adaptive_avg_pool2d(a, size), F.adaptive_avg_pool2d(b, size)
         phi = bilinear_pool(a, b)  # (B, M, N)
-        logits = self.head(self.pool.vector(phi))  # (B, num_classes)
+        logits = self.head(self.pool.vector(phi).to(self.head.weight.dtype))  # (B, num_classes)
         terms = {"ce": self.cross_entropy(logits, labels)} if self.training and labels is not None else {}
         return Output(logits, terms, {**maps, "bilinear": phi.detach()})
 
     def phases(self) -> list[Phase]:
         """The classifier on frozen features, then everything."""
-        everything = Phase([{"params": list(self.parameters())}], 1 - self.head_share)
-        if self.head_share == 0:
+        everything = Phase([{"params": list(self.parameters())}], 1 - self.head_fraction)
+        if self.head_fraction == 0:
             return [everything]
         head = {"params": list(self.head.parameters()), "lr_scale": self.head_lr_scale}
-        return [Phase([head], self.head_share, "head"), everything]
+        return [Phase([head], self.head_fraction, "head"), everything]
 
 
 def _second_backbone(settings: Mapping[str, Any]) -> Backbone:

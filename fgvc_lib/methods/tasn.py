@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fgvc_lib.backbones import BACKBONES, Backbone
@@ -16,24 +18,81 @@ from fgvc_lib.layers.head import linear_head
 from fgvc_lib.layers.trilinear import TrilinearAttention, average_map, random_maps
 from fgvc_lib.losses.distillation import DistillationLoss
 from fgvc_lib.methods.base import Method, Output
+from fgvc_lib.methods.settings import STRICT, grouped
 
-Sampling = Literal["attention", "uniform", "resize"]
+Source = Literal["attention", "uniform", "resize"]
 
-ATTENTION_NET: dict[str, Any] = {"backbone": "resnet", "depth": 18, "strides": [1, 1, 2, 1]}
-"""The published attention net, with 28×28 cells at 224 px."""
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Attention:
+    """The attention net and what is made of its features.
+
+    Attributes:
+        backbone: a backbone as plain data, ``{"backbone": name, **its arguments}``; the default is the published net,
+            with a 28×28 map at 224 px.
+        dilations: of the multi-dilation convolutions; ``[]`` for none.
+        input_size: side, or height and width, of the net's input, resized from the image.
+        spatial_norm, relation_norm, scale: of :func:`~fgvc_lib.layers.trilinear.trilinear_attention`.
+        unique: count equal maps once in the average and in the random choice, see
+            :func:`~fgvc_lib.layers.trilinear.unique_maps`.
+    """
+
+    backbone: Mapping[str, Any] = Field(
+        default_factory=lambda: {"backbone": "resnet", "depth": 18, "strides": [1, 1, 2, 1]}
+    )
+    dilations: Sequence[Sequence[int]] = ((1, 2), (1, 2, 3))
+    input_size: int | tuple[int, int] = 224
+    spatial_norm: bool = True
+    relation_norm: bool = True
+    scale: float = 1.0
+    unique: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Sampling:
+    """How a map samples the image.
+
+    Attributes:
+        limit, equal_zoom: of :func:`~fgvc_lib.layers.attention_sampler.axis_magnification`.
+        resize_map: first resize maps to the image's size, corners aligned, which smooths the steps between cells.
+        structure_power: exponent of the average map; the official implementation squares it. (It sums where the paper
+            averages: the sampler cannot tell.)
+        gradient: let the master's and part net's losses train the attention net through the sampled positions. Off in
+            the official implementation.
+    """
+
+    limit: float | None = 4.0
+    equal_zoom: bool = False
+    resize_map: bool = False
+    structure_power: float = 1.0
+    gradient: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Distillation:
+    """From the part net to the master.
+
+    Attributes:
+        weight: λ; 0 for no distillation.
+        temperature, detach_teacher, square_temperature: of
+            :func:`~fgvc_lib.losses.distillation.distillation_loss`.
+    """
+
+    weight: float = 1.0
+    temperature: float = 10.0
+    detach_teacher: bool = True
+    square_temperature: bool = False
+
 
 RELEASED: dict[str, Any] = {
-    "scale": 7.0,
-    "unique": True,
-    "resize_map": True,
-    "structure_power": 2.0,
-    "equal_zoom": True,
-    "detach_teacher": False,
+    "attention": {"scale": 7.0, "unique": True},
+    "sampling": {"equal_zoom": True, "resize_map": True, "structure_power": 2.0},
+    "distillation": {"detach_teacher": False},
     "shared_classifier": True,
     "master_weight": 0.5,
     "part_weight": 0.5,
 }
-"""What the released MXNet code does and the paper does not say, as arguments of :class:`TASN`."""
+"""What the official MXNet code does and the paper does not say, as arguments of :class:`TASN`."""
 
 
 class TASN(Method):
@@ -50,55 +109,46 @@ class TASN(Method):
     At test the attention net and the master alone predict. The images are the high-resolution source, normally at
     least twice ``input_size``: otherwise there is nothing to magnify.
 
-    =================== =========================== ========= ==============================================
-    symbol              argument                    default   source
-    =================== =========================== ========= ==============================================
-    A(M), R(M)          ``structure``, ``detail``   attention paper
-    λ                   ``distil_weight``           1         released code
-    T                   ``temperature``             10        released code
-    :math:`w_a`         ``attention_weight``        1         released code
-    :math:`w_m, w_d`    ``master_, part_weight``    1         paper; released ½, on two classifiers each
-    largest zoom        ``limit``                   4         released code; the paper has none
-    =================== =========================== ========= ==============================================
+    =================== ============================ ========= =====================================================
+    symbol              argument                     default   source
+    =================== ============================ ========= =====================================================
+    A(M), R(M)          ``structure``, ``detail``    attention paper
+    largest zoom        ``sampling.limit``           4         official implementation, first round; none in paper
+    λ                   ``distillation.weight``      1         official implementation
+    T                   ``distillation.temperature`` 10        official implementation
+    :math:`w_a`         ``attention_weight``         1         official implementation
+    :math:`w_m, w_d`    ``master_, part_weight``     1         paper; officially ½, on two classifiers each
+    =================== ============================ ========= =====================================================
 
-    Deviations: the attention net's backbone is post-activation. The part and the master images pass the shared
-    convolutions as one batch, so BatchNorm normalises both by the same statistics in training that it uses at test.
-    Defaults that follow the released code are marked; :data:`RELEASED` holds the rest of it.
+    Part and master images pass the shared convolutions as one batch, as in the official implementation: in training
+    BatchNorm normalizes both by the same statistics. Deviations: those of
+    :class:`~fgvc_lib.layers.attention_net.AttentionNet` and of the sampler. :data:`RELEASED` holds what the official
+    implementation adds to the paper.
 
     Args:
         backbone: the part and master nets' convolutions; its last stage is average-pooled.
         num_classes: number of classes.
-        attention_net: a backbone as plain data, ``{"backbone": name, **its arguments}``; default :data:`ATTENTION_NET`.
-        dilations: of the attention net's multi-dilation convolutions; ``[]`` for none.
+        attention, sampling, distillation: :class:`Attention`, :class:`Sampling` and :class:`Distillation`, or plain
+            mappings with some of their fields.
         input_size: side, or height and width, of the part and master nets' input.
-        attention_size: the same of the attention net's input, resized from the image.
         structure: where the master's image comes from: ``"attention"``; ``"uniform"``, the same sampler with equal
             steps; ``"resize"``, plain antialiased resizing, the baseline at equal input.
         detail: the same for the part net; None for no part net.
         num_details: detail images, of different maps, per image and step; the paper has 1.
         predict: the test prediction: ``"master"``; ``"average"`` of the master's and part net's logits; ``"concat"``, a
             further classifier on both features, trained beside the others.
-        spatial_norm, relation_norm, scale: of :func:`~fgvc_lib.layers.trilinear.trilinear_attention`.
-        unique: count equal maps once, see :func:`~fgvc_lib.layers.trilinear.unique_maps`.
-        structure_power: exponent of the average map; the released code squares it. (It sums where the paper averages:
-            the sampler cannot tell.)
-        resize_map: first resize maps to the image's size, which smooths the steps between cells.
-        limit, equal_zoom: of :func:`~fgvc_lib.layers.attention_sampler.axis_magnification`.
-        sampling_gradient: let the master's and part net's losses train the attention net through the sampling
-            positions. Off in the released code.
-        temperature, detach_teacher, square_temperature: of :func:`~fgvc_lib.losses.distillation.distillation_loss`.
         attention_weight, master_weight, part_weight: of the cross-entropies. 0 leaves a term in with a zero gradient.
-        distil_weight: λ; 0 for no distillation.
         shared_classifier: a further classifier, trained on both features with the two weights, that predicts in place
-            of the master's own, which is then left to distillation, as in the released code.
+            of the master's own, which is then left to distillation, as in the official implementation.
 
-    Output: ``terms`` ``ce_attention, ce_master, ce_part, ce_master_shared, ce_part_shared, ce_concat, distil``, those
+    Output: ``terms`` ``ce_attention, ce_master, ce_part, ce_master_shared, ce_part_shared, ce_concat, distill``, those
     that apply. ``maps`` ``features`` ``(B, C, h, w)`` of the master; with attention ``attention`` ``(B, C', h', w')``,
     the trilinear maps, and ``structure_map`` ``(B, 1, h', w')`` as the sampler gets it; ``structure_image``
     ``(B, 3, H, W)`` and ``structure_grid`` ``(B, H, W, 2)``, the sampled points (x, y) in [-1, 1]; where the part net
     runs (in training, and at test unless the master predicts) ``detail_map``, ``detail_image`` and ``detail_grid``
-    alike, with a second dimension of ``num_details``. At test the detail map is the average of all maps, as in the
-    released code. Without attention there are no maps of it, and no grid after plain resizing.
+    alike, with a second dimension of ``num_details``. At test the detail map is the average of all maps, equal ones
+    included, as in the official implementation. Without attention there are no maps of it, and no grid after plain
+    resizing.
     """
 
     def __init__(
@@ -106,33 +156,21 @@ class TASN(Method):
         backbone: Backbone,
         num_classes: int,
         *,
-        attention_net: Mapping[str, Any] | None = None,
-        dilations: Sequence[Sequence[int]] = ((1, 2), (1, 2, 3)),
+        attention: Attention | Mapping[str, Any] = Attention(),  # noqa: B008 - frozen
+        sampling: Sampling | Mapping[str, Any] = Sampling(),  # noqa: B008 - frozen
+        distillation: Distillation | Mapping[str, Any] = Distillation(),  # noqa: B008 - frozen
         input_size: int | Sequence[int] = 224,
-        attention_size: int | Sequence[int] = 224,
-        structure: Sampling = "attention",
-        detail: Sampling | None = "attention",
+        structure: Source = "attention",
+        detail: Source | None = "attention",
         num_details: int = 1,
         predict: Literal["master", "average", "concat"] = "master",
-        spatial_norm: bool = True,
-        relation_norm: bool = True,
-        scale: float = 1.0,
-        unique: bool = False,
-        structure_power: float = 1.0,
-        resize_map: bool = False,
-        limit: float | None = 4.0,
-        equal_zoom: bool = False,
-        sampling_gradient: bool = False,
-        temperature: float = 10.0,
-        detach_teacher: bool = True,
-        square_temperature: bool = False,
         attention_weight: float = 1.0,
         master_weight: float = 1.0,
         part_weight: float = 1.0,
-        distil_weight: float = 1.0,
         shared_classifier: bool = False,
     ) -> None:
         super().__init__()
+        attention, teach = grouped(Attention, attention), grouped(Distillation, distillation)
         for name, value in (("structure", structure), ("detail", detail)):
             if value not in ("attention", "uniform", "resize") and not (name == "detail" and value is None):
                 raise ValueError(f"{name} must be 'attention', 'uniform' or 'resize', got {value!r}")
@@ -142,32 +180,32 @@ class TASN(Method):
             raise ValueError(f"predict={predict!r} needs a part net: set detail, or predict='master'")
         self.backbone = backbone
         self.input_size = _pair("input_size", input_size)
-        self.attention_size = _pair("attention_size", attention_size)
-        self.structure: Sampling = structure
-        self.detail: Sampling | None = detail
+        self.attention_size = _pair("attention.input_size", attention.input_size)
+        self.structure: Source = structure
+        self.detail: Source | None = detail
         self.num_details = num_details
         self.predict = predict
-        self.trilinear = TrilinearAttention(spatial_norm=spatial_norm, relation_norm=relation_norm, scale=scale)
-        self.unique = unique
-        self.structure_power = structure_power
-        self.resize_map = resize_map
-        self.limit = limit
-        self.equal_zoom = equal_zoom
-        self.sampling_gradient = sampling_gradient
+        self.trilinear = TrilinearAttention(
+            spatial_norm=attention.spatial_norm, relation_norm=attention.relation_norm, scale=attention.scale
+        )
+        self.unique = attention.unique
+        self.sampling = grouped(Sampling, sampling)
         self.distillation = DistillationLoss(
-            temperature=temperature, detach_teacher=detach_teacher, square_temperature=square_temperature
+            temperature=teach.temperature,
+            detach_teacher=teach.detach_teacher,
+            square_temperature=teach.square_temperature,
         )
         self.attention_weight = attention_weight
         self.master_weight = master_weight
         self.part_weight = part_weight
-        self.distil_weight = distil_weight
+        self.distillation_weight = teach.weight
 
         channels = backbone.out_channels
         self.attention_net: AttentionNet | None = None
         if "attention" in (structure, detail):
-            settings = dict(ATTENTION_NET if attention_net is None else attention_net)
+            settings = dict(attention.backbone)
             net: Backbone = BACKBONES[settings.pop("backbone")](**settings)  # type: ignore[operator]
-            self.attention_net = AttentionNet(net, num_classes, dilations=dilations)
+            self.attention_net = AttentionNet(net, num_classes, dilations=attention.dilations)
             if not 1 <= num_details <= net.out_channels:
                 raise ValueError(f"num_details must be 1 to the attention net's {net.out_channels}, got {num_details}")
         self.master_head = linear_head(channels, num_classes)
@@ -180,7 +218,7 @@ class TASN(Method):
         if self.attention_net is None:
             raise ValueError("there is no attention net: neither structure nor detail is 'attention'")
         features, logits = self.attention_net(_resize(images, self.attention_size))
-        if not self.sampling_gradient:
+        if not self.sampling.gradient:
             features = features.detach()
         return self.trilinear(features), logits
 
@@ -190,13 +228,15 @@ class TASN(Method):
         Returns ``(B, K, 3, *input_size)`` images and ``(B, K, *input_size, 2)`` grids.
         """
         shape = maps.shape[:2]  # B, K
-        grid = sampling_grid(maps.flatten(0, 1), self.input_size, limit=self.limit, equal_zoom=self.equal_zoom)
+        grid = sampling_grid(
+            maps.flatten(0, 1), self.input_size, limit=self.sampling.limit, equal_zoom=self.sampling.equal_zoom
+        )
         repeated = images.repeat_interleave(shape[1], 0) if shape[1] > 1 else images
         sampled = sample_at(repeated, grid)  # (B K, 3, *input_size)
         return sampled.reshape(*shape, *sampled.shape[1:]), grid.view(*shape, *grid.shape[1:])
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        self.check_batch(images, labels)
+        labels = self.check_batch(images, labels)
         terms: dict[str, Tensor] = {}
         maps: dict[str, Tensor] = {}
         attention: Tensor | None = None
@@ -214,9 +254,9 @@ class TASN(Method):
             count = details.shape[1]
             inputs.append(details.flatten(0, 1))
         features = self.backbone(torch.cat(inputs))[self.backbone.last]  # (B + B K, C, h, w)
-        maps["features"] = features[: len(images)].detach()
+        maps["features"] = features[: images.shape[0]].detach()
         pooled = features.mean((2, 3))
-        master, part = pooled[: len(images)], pooled[len(images) :]  # (B, C), (B K, C)
+        master, part = pooled[: images.shape[0]], pooled[images.shape[0] :]  # (B, C), (B K, C)
 
         master_logits = self.master_head(master)  # (B, num_classes)
         logits = master_logits if self.shared_head is None else self.shared_head(master)
@@ -235,13 +275,13 @@ class TASN(Method):
             terms["ce_part"] = self.part_weight * self.cross_entropy(part_logits, repeated)
             if self.shared_head is not None:
                 terms["ce_part_shared"] = self.part_weight * self.cross_entropy(predicted, repeated)
-            if self.distil_weight:
+            if self.distillation_weight:
                 student = master_logits.repeat_interleave(count, 0)
-                terms["distil"] = self.distil_weight * self.distillation(student, part_logits)
+                terms["distill"] = self.distillation_weight * self.distillation(student, part_logits)
         if self.predict == "average":
-            logits = (logits + predicted.view(len(logits), count, -1).mean(1)) / 2
+            logits = (logits + predicted.unflatten(0, (-1, count)).mean(1)) / 2
         elif self.concat_head is not None:
-            logits = self.concat_head(torch.cat([master, part.view(len(master), count, -1).mean(1)], 1))
+            logits = self.concat_head(torch.cat([master, part.unflatten(0, (-1, count)).mean(1)], 1))
             if train_labels is not None:
                 terms["ce_concat"] = self.cross_entropy(logits, train_labels)
         return Output(logits, terms, maps)
@@ -258,15 +298,15 @@ class TASN(Method):
                     attention, count=self.num_details, unique=self.unique, generator=self.rank_generator
                 )
             else:
-                chosen = average_map(attention, unique=self.unique)
-            if self.resize_map:
-                chosen = F.interpolate(chosen, images.shape[2:], mode="bilinear", align_corners=False)
+                chosen = average_map(attention, unique=self.unique and name == "structure")
+            if self.sampling.resize_map:
+                chosen = F.interpolate(chosen, images.shape[2:], mode="bilinear", align_corners=True)
             if name == "structure":
-                chosen = chosen**self.structure_power
+                chosen = chosen**self.sampling.structure_power
             maps[f"{name}_map"] = chosen.detach()
             sampled, grid = self.sample(images, chosen)
         elif sampling == "uniform":
-            sampled, grid = self.sample(images, images.new_ones((len(images), 1, 1, 1)))
+            sampled, grid = self.sample(images, images.new_ones((images.shape[0], 1, 1, 1)))
         else:
             sampled, grid = _resize(images, self.input_size)[:, None], None
         # the one structure image of an image needs no second dimension
@@ -277,10 +317,11 @@ class TASN(Method):
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Plain antialiased bilinear resizing."""
+    """Plain antialiased bilinear resizing, in float32 at least: its CPU kernel has no half precision."""
     if images.shape[2:] == size:
         return images
-    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+    wide = images.to(torch.promote_types(images.dtype, torch.float32))
+    return F.interpolate(wide, size, mode="bilinear", align_corners=False, antialias=True).to(images.dtype)
 
 
 def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:

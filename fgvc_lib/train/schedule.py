@@ -26,17 +26,17 @@ def stretches(phases: list[Phase], total: int) -> list[Stretch]:
     """Share out ``total`` optimizer steps; every phase gets at least one, the first ones where there are too few.
 
     Raises:
-        ValueError: shares that do not sum to one.
+        ValueError: fractions that do not sum to one.
     """
-    shares = [phase.share for phase in phases]
-    if not phases or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"the shares of a method's phases must be positive and sum to 1, got {shares}")
+    fractions = [phase.fraction for phase in phases]
+    if not phases or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"the fractions of a method's phases must be positive and sum to 1, got {fractions}")
     plan: list[Stretch] = []
-    start, share = 0, 0.0
+    start, fraction = 0, 0.0
     for index, phase in enumerate(phases):
-        share += phase.share
+        fraction += phase.fraction
         left = len(phases) - index - 1
-        stop = total if left == 0 else min(max(round(share * total), start + 1), max(total - left, start + 1), total)
+        stop = total if left == 0 else min(max(round(fraction * total), start + 1), max(total - left, start + 1), total)
         if stop > start:
             plan.append(Stretch(index, phase, start, stop))
         start = stop

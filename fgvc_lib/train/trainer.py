@@ -177,6 +177,7 @@ class Trainer:
         self.method = cast(Method, method)
         seed_everything(config.seed + self.rank)  # for what draws from the global generators, such as dropout
         self.method.seed(config.seed, self.rank)
+        self.method.splits = world * config.grad_accum_steps
         self.ema: AveragedModel | None = None
         if config.ema_decay is not None:  # averages parameters, copies buffers
             average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]

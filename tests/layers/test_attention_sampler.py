@@ -172,12 +172,35 @@ def test_positions_are_ordered_in_range_with_exact_ends_and_equal_steps_of_the_c
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 12), st.floats(1, 5), st.integers(0, 999))
-def test_the_closed_form_is_the_limit_of_clip_and_redistribute(cells, limit, seed):
+def test_the_closed_form_is_where_clipping_at_one_limit_ends(cells, limit, seed):
     generator = torch.Generator().manual_seed(seed)
     m = torch.rand(2, cells, generator=generator, dtype=torch.float64) ** 5
     m = m / m.mean(1, keepdim=True)
     slow = torch.tensor([slow_limit(row.tolist(), limit) for row in m], dtype=torch.float64)
     torch.testing.assert_close(limit_magnification(m, limit), slow, atol=1e-6, rtol=1e-6)
+
+
+def released_rounds(y, x, limit, rounds=5):
+    """The official clipping: at ``limit`` and the smaller of the two peaks, then at the smaller peak of each round."""
+    for i in range(rounds):
+        cap = torch.minimum(y.max(), x.max())
+        cap = cap.clamp(max=limit) if i == 0 else cap
+        y, x = (m.clamp(max=cap) for m in (y, x))
+        y, x = (m + 1 - m.mean() for m in (y, x))
+    return y, x
+
+
+def test_the_official_rounds_settle_above_their_limit_and_the_library_does_not():
+    at = torch.linspace(0, 1, 512, dtype=torch.float64)
+    for width in (0.02, 0.04, 0.08):  # squared blobs of 28 cells, enlarged to 512
+        blob = torch.exp(-((at - 0.3) ** 2) / width**2) + 0.02
+        maps = (blob[:, None] * blob)[None] ** 2
+        official = released_rounds(*(m[0] for m in axis_magnification(maps)), 4.0)
+        library = axis_magnification(maps, limit=4.0, equal_zoom=True)
+        for ours, theirs in zip(library, official, strict=True):
+            assert ours.max() <= 4
+            assert 4 < theirs.max() < 5
+            assert theirs.mean() == pytest.approx(1)
 
 
 def test_a_limit_nothing_reaches_changes_nothing():

@@ -69,11 +69,11 @@ def test_gradient_is_the_papers():
 
 
 @pytest.mark.parametrize("root", [True, False])
-@pytest.mark.parametrize("normalise", [True, False])
-def test_gradcheck(root, normalise):
+@pytest.mark.parametrize("normalize", [True, False])
+def test_gradcheck(root, normalize):
     a, b = (torch.randn(2, c, 2, 2).double().requires_grad_() for c in (2, 3))
-    torch.autograd.gradcheck(BilinearPool(root=root, normalise=normalise), (a, b))
-    torch.autograd.gradcheck(BilinearPool(root=root, normalise=normalise), (a,))
+    torch.autograd.gradcheck(BilinearPool(root=root, normalize=normalize), (a, b))
+    torch.autograd.gradcheck(BilinearPool(root=root, normalize=normalize), (a,))
 
 
 def test_signed_sqrt_is_odd_and_close_to_the_root():
@@ -133,6 +133,6 @@ def test_bad_input_is_refused():
 def test_switches_turn_parts_off():
     a = torch.randn(2, 3, 4, 4)
     phi = bilinear_pool(a).flatten(1)
-    assert torch.equal(BilinearPool(root=False, normalise=False)(a), phi)
+    assert torch.equal(BilinearPool(root=False, normalize=False)(a), phi)
     torch.testing.assert_close(BilinearPool(root=False)(a), F.normalize(phi))
-    torch.testing.assert_close(BilinearPool(normalise=False)(a), signed_sqrt(phi))
+    torch.testing.assert_close(BilinearPool(normalize=False)(a), signed_sqrt(phi))

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fgvc_lib.layers.attention_net import MultiDilationConv
 from fgvc_lib.layers.attention_pyramid import AttentionPyramid, ChannelGate, PooledLateral, SpatialGate, feature_pyramid
@@ -47,7 +48,7 @@ def boxes(batch: int, count: int) -> Tensor:
 
 def bilinear(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
     n = draw(st.integers(1, 4))
-    layer = BilinearPool(root=draw(st.booleans()), normalise=draw(st.booleans()))
+    layer = BilinearPool(root=draw(st.booleans()), normalize=draw(st.booleans()))
     return Case((maps(b, c, h, w), maps(b, n, h, w)), layer, (b, c * n))
 
 
@@ -56,17 +57,22 @@ def bilinear_of_one_stream(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
 
 
 def self_channel_interaction(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
-    layer = SelfChannelInteraction(c, scale=draw(st.sampled_from(["positions", "none"])), positive=draw(st.booleans()))
+    layer = SelfChannelInteraction(
+        c,
+        scale=draw(st.sampled_from(["positions", "none"])),
+        positive=draw(st.booleans()),
+        normalize=draw(st.booleans()),
+    )
     return Case((maps(b, c, h, w),), layer, (b, c, h, w))
 
 
 def contrastive_channel_interaction(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
-    sci = SelfChannelInteraction(c)
-    cci = ContrastiveChannelInteraction(c, map_size=draw(st.sampled_from([None, (h, w)])))
+    sci = SelfChannelInteraction(c).double()
+    cci = ContrastiveChannelInteraction(c, map_size=draw(st.sampled_from([None, (h, w)]))).double()
 
     def layer(left: Tensor, right: Tensor) -> Tensor:
-        pairs = torch.arange(len(left))
-        return torch.cat(cci.double()(sci.double(), torch.cat([left, right]), pairs, pairs + len(left)), dim=1)
+        pairs = torch.arange(left.shape[0])
+        return torch.cat(cci(sci, torch.cat([left, right]), pairs, pairs + left.shape[0]), dim=1)
 
     return Case((maps(b, c, h, w), maps(b, c, h, w)), layer, (b, 2 * c, h, w))
 
@@ -124,7 +130,7 @@ def zoom(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
     found = union_box(boxes(b, draw(st.integers(1, 3))), (60, 80))
 
     def forward(x: Tensor) -> Tensor:
-        return roi_zoom(x, found[: len(x)], (60, 80))
+        return roi_zoom(x, found[: x.shape[0]], (60, 80))
 
     return Case((maps(b, c, h, w),), forward, (b, c, h, w))
 
@@ -133,7 +139,7 @@ def drop(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
     dropped, within = boxes(b, 1)[:, 0], union_box(boxes(b, 2), (60, 80))
 
     def forward(x: Tensor) -> Tensor:
-        return roi_drop(x, dropped[: len(x)], within[: len(x)], (60, 80))
+        return roi_drop(x, dropped[: x.shape[0]], within[: x.shape[0]], (60, 80))
 
     return Case((maps(b, c, h, w),), forward, (b, c, h, w))
 
@@ -208,6 +214,28 @@ def test_a_batch_is_its_images_one_at_a_time(make: Callable[..., Case], data: st
 @every_layer
 @given(data=st.data())
 @settings(max_examples=5)
+def test_an_empty_batch_gives_an_empty_result(make: Callable[..., Case], data: st.DataObject) -> None:
+    case = data.draw(cases(make))
+    assert case.layer(*(x[:0] for x in case.inputs)).shape == (0, *case.shape[1:])
+
+
+@every_layer
+@given(data=st.data())
+@settings(max_examples=3)
+def test_a_second_derivative_is_right_or_refused(make: Callable[..., Case], data: st.DataObject) -> None:
+    case = data.draw(cases(make))
+    inputs = [x.requires_grad_() for x in case.inputs]
+    slopes = torch.autograd.grad(case.layer(*inputs).pow(3).sum(), inputs, create_graph=True, allow_unused=True)
+    try:
+        torch.autograd.grad(sum(slope.sum() for slope in slopes if slope is not None), inputs, allow_unused=True)
+    except RuntimeError:  # one of torch's own operators has none
+        return
+    torch.autograd.gradgradcheck(case.layer, inputs, raise_exception=True)
+
+
+@every_layer
+@given(data=st.data())
+@settings(max_examples=5)
 def test_the_layout_in_memory_is_no_matter(make: Callable[..., Case], data: st.DataObject) -> None:
     case = data.draw(cases(make))
     turned = [x.transpose(0, -1).contiguous().transpose(0, -1) for x in case.inputs]  # channels-last and the like
@@ -230,6 +258,82 @@ def test_half_precision_is_finite_and_near(make: Callable[..., Case], data: st.D
     torch.testing.assert_close(rough.double(), exact, rtol=0.1, atol=0.1)
 
 
+@every_layer
+@given(data=st.data())
+@settings(max_examples=5)
+def test_activation_checkpointing_changes_no_gradient(make: Callable[..., Case], data: st.DataObject) -> None:
+    """It runs the layer again in the backward pass and lets saved tensors be read once."""
+    case = data.draw(cases(make))
+    inputs = [x.requires_grad_() for x in case.inputs]
+    plain = torch.autograd.grad(case.layer(*inputs).square().sum(), inputs)
+    result: Tensor = checkpoint(case.layer, *inputs, use_reentrant=False)
+    for x, y in zip(torch.autograd.grad(result.square().sum(), inputs), plain, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+@every_layer
+@given(data=st.data())
+@settings(max_examples=5)
+def test_second_derivatives_are_right_or_refused(make: Callable[..., Case], data: st.DataObject) -> None:
+    case = data.draw(cases(make))
+    inputs = [x.requires_grad_() for x in case.inputs]
+    direction = [torch.randn_like(x) for x in inputs]
+
+    def slope(*at: Tensor) -> Tensor:
+        """The derivative along ``direction`` of a curved function of the layer and, so that none is constant, of x."""
+        value = case.layer(*at).pow(3).sum() + sum(x.pow(3).sum() for x in at)
+        first = torch.autograd.grad(value, at, create_graph=True)
+        return torch.stack([(g * d).sum() for g, d in zip(first, direction, strict=True)]).sum()
+
+    try:
+        second = torch.autograd.grad(slope(*inputs), inputs)
+    except (RuntimeError, NotImplementedError):
+        return
+    step = 1e-6
+    ahead, behind = (
+        slope(*((x + sign * step * d).detach().requires_grad_() for x, d in zip(inputs, direction, strict=True)))
+        for sign in (1, -1)
+    )
+    along = torch.stack([(g * d).sum() for g, d in zip(second, direction, strict=True)]).sum()
+    torch.testing.assert_close(along, (ahead - behind).detach() / (2 * step), rtol=1e-4, atol=1e-4)
+
+
+@every_layer
+@given(data=st.data())
+@settings(max_examples=3)
+def test_an_empty_batch_gives_an_empty_result(make: Callable[..., Case], data: st.DataObject) -> None:
+    case = data.draw(cases(make))
+    assert case.layer(*(x[:0] for x in case.inputs)).shape == (0, *case.shape[1:])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [make for make in LAYERS if make is not contrastive_channel_interaction],  # its own gradient is for autograd alone
+    ids=lambda make: make.__name__,
+)
+@given(data=st.data())
+@settings(max_examples=3)
+def test_functional_gradients_are_those_of_autograd(make: Callable[..., Case], data: st.DataObject) -> None:
+    case = data.draw(cases(make))
+    found = torch.func.grad(lambda *x: case.layer(*x).square().sum(), tuple(range(len(case.inputs))))(*case.inputs)
+    inputs = [x.requires_grad_() for x in case.inputs]
+    for x, y in zip(found, torch.autograd.grad(case.layer(*inputs).square().sum(), inputs), strict=True):
+        torch.testing.assert_close(x, y)
+
+
+@every_layer
+@given(data=st.data())
+@settings(max_examples=1, phases=[Phase.generate])
+def test_compiles_once_for_every_batch_size(make: Callable[..., Case], data: st.DataObject) -> None:
+    case = data.draw(cases(make))
+    twice = tuple(torch.cat([x, x, x]) for x in case.inputs)
+    if make in BOUND_TO_THE_BATCH:
+        twice = case.inputs
+    compiled = torch.compile(case.layer, dynamic=True, fullgraph=True, backend="aot_eager")
+    for inputs in (case.inputs, twice):
+        torch.testing.assert_close(compiled(*inputs), case.layer(*inputs))
+
+
 @given(
     batch=st.integers(1, 3),
     sizes=st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=3),
@@ -239,12 +343,12 @@ def test_half_precision_is_finite_and_near(make: Callable[..., Case], data: st.D
 def test_the_boxes_of_a_pyramid_are_those_of_each_level_and_image_alone(batch, sizes, border, seed):
     generator = torch.Generator().manual_seed(seed)
     masks = [torch.rand(batch, 1, h, w, generator=generator) for h, w in sizes]
-    shares, counts = [0.3] * len(sizes), [*range(1, len(sizes) + 1)]
-    found = ROIPyramid(shares=shares, top_k=counts, border=border)(masks, (60, 80))
+    sizes_, counts = [0.3] * len(sizes), [*range(1, len(sizes) + 1)]
+    found = ROIPyramid(sizes=sizes_, top_k=counts, border=border)(masks, (60, 80))
     for mask, count, level in zip(masks, counts, found, strict=True):
         assert level.shape == (batch, count, 4)
         for i in range(batch):
-            (alone,) = ROIPyramid(shares=[0.3], top_k=[count], border=border)([mask[i : i + 1]], (60, 80))
+            (alone,) = ROIPyramid(sizes=[0.3], top_k=[count], border=border)([mask[i : i + 1]], (60, 80))
             torch.testing.assert_close(level[i], alone[0], equal_nan=True)
         inside = level[~level.isnan()].view(-1, 4)
         assert (inside[:, :2] >= 0).all()

@@ -13,9 +13,9 @@ ABSENT = torch.full((1, 4), NAN)
 WHOLE = torch.tensor([[0.0, 0.0, 32.0, 32.0]])
 
 
-def test_cells_are_inside_by_their_centre():
+def test_positions_are_inside_by_their_center():
     boxes = torch.tensor([[3.9, 0.0, 12.1, 20.0], [4.0, 4.0, 12.0, 12.0], [NAN] * 4])
-    cells = cells_inside(boxes, (4, 3), (32, 24))  # centres at 4, 12, 20, 28
+    cells = cells_inside(boxes, (4, 3), (32, 24))  # centers at 4, 12, 20, 28
     assert cells[0].tolist() == [[True, True, False]] * 2 + [[False] * 3] * 2
     assert cells[1].nonzero().tolist() == [[0, 0]]  # left and top edges count, right and bottom do not
     assert not cells[2].any()
@@ -112,5 +112,5 @@ def test_bad_rates_are_refused():
         draw_boxes(levels(2), rates=(0.3,), generator=generator)
     with pytest.raises(ValueError, match=r"sum to at most 1, got \(0.7, 0.7\)"):
         draw_boxes(levels(2), rates=(0.7, 0.7), generator=generator)
-    with pytest.raises(ValueError, match="share in"):
+    with pytest.raises(ValueError, match="fraction in"):
         roi_drop(torch.zeros(1, 1, 2, 2), ABSENT, WHOLE, (32, 32), min_kept=0.0)

@@ -13,8 +13,8 @@ NAMES = ("level3", "level4", "level5")
 
 
 def small(**arguments):
-    arguments = {"channels": 8, "reduction": 2, "hidden": 6, **arguments}
-    return METHODS["ap_cnn"](resnet("small", width=4), 3, **arguments)
+    pyramid = {"channels": 8, "gate_reduction": 2, **arguments.pop("pyramid", {})}
+    return METHODS["ap_cnn"](resnet("small", width=4), 3, **{"pyramid": pyramid, "hidden": 6, **arguments})
 
 
 def batch(n=4, size=(32, 32)):
@@ -79,25 +79,29 @@ def test_every_term_trains_its_head_its_gates_and_the_backbone():
     "switches",
     [
         {},
-        {"levels": 1},
-        {"levels": 2},
+        {"pyramid": {"levels": 1}},
+        {"pyramid": {"levels": 2}},
         {"stages": 1},
-        {"spatial_gate": False},
-        {"channel_gate": False},
-        {"spatial_gate": False, "channel_gate": False},
-        {"pathway": False},
-        {"roi_zoom": False},
-        {"roi_drop": False},
+        {"pyramid": {"spatial_gate": False}},
+        {"pyramid": {"channel_gate": False}},
+        {"pyramid": {"spatial_gate": False, "channel_gate": False}},
+        {"pyramid": {"pathway": False}},
+        {"zoom": None},
+        {"zoom": "center"},
+        {"drop": None},
         {"average": "probabilities"},
-        {"refined_stage": "layer1", "levels": 2},
-        {"drop_rates": [0.3, 0.4, 0.3], "border": 0.2, "mean_with_border": False, "anchor_offset": 0.0},
+        {"reduction": "mean"},
+        {"refined_stage": "layer1", "pyramid": {"levels": 2}},
+        {"drop": {"rates": [0.3, 0.4, 0.3]}, "boxes": {"border": 0.2, "mean_with_border": False, "offset": 0.0}},
+        {"boxes": {"random": True}},
+        {"boxes": {"merge": True, "released_border": True}},
     ],
 )
 def test_every_switch_gives_every_parameter_a_gradient_and_a_finite_loss(switches):
     method = small(**switches)
     out = method(*batch(3))
     assert out.loss.isfinite()
-    assert len(out.terms) == switches.get("stages", 2) * (switches.get("levels", 3) + 1)
+    assert len(out.terms) == switches.get("stages", 2) * (switches.get("pyramid", {}).get("levels", 3) + 1)
     out.loss.backward()
     assert [name for name, p in method.named_parameters() if p.grad is None] == []
     method.eval()
@@ -121,9 +125,10 @@ def test_both_stages_share_weights_and_the_second_starts_at_the_refined_feature(
     torch.testing.assert_close(out.logits, out.maps["stage_logits"].mean(1))
 
 
-@pytest.mark.parametrize("zooms", [True, False])
+@pytest.mark.parametrize("zooms", ["union", None])
 def test_the_refined_feature_is_dropped_from_in_training_and_zoomed(zooms):
-    method, (images, labels) = small(roi_zoom=zooms, anchor_shares=[0.1, 0.1, 0.2], drop_rates=[1.0, 0.0, 0.0]), batch()
+    method = small(zoom=zooms, boxes={"sizes": [0.1, 0.1, 0.2]}, drop={"rates": [1.0, 0.0, 0.0]})
+    images, labels = batch()
     out = method(images, labels)
     union, dropped = out.maps["union_box"][:, 0], out.maps["dropped_box"][:, 0]
     assert (union[:, 2] - union[:, 0] < 32).any()
@@ -149,7 +154,7 @@ def test_running_statistics_of_shared_layers_move_twice_a_step():
 
 
 def test_an_image_without_boxes_is_seen_whole():
-    method = small(border=0.0, anchor_shares=[0.2, 0.2, 0.2]).eval()
+    method = small(boxes={"border": 0.0, "sizes": [0.2, 0.2, 0.2]}).eval()
     with torch.no_grad():
         for gate in method.attention.spatial_gates:
             gate.conv.weight.zero_()
@@ -158,8 +163,68 @@ def test_an_image_without_boxes_is_seen_whole():
     torch.testing.assert_close(out.maps["stage_logits"][:, 0], out.maps["stage_logits"][:, 1])
 
 
+def test_settings_reach_their_layers():
+    boxes = {
+        "border": 0.2,
+        "released_border": True,
+        "mean_with_border": False,
+        "iou": 0.3,
+        "merge": True,
+        "offset": 0.0,
+    }
+    method = small(
+        boxes={**boxes, "top_k": [2, 2, 1], "sizes": [0.1, 0.2, 0.3]}, pyramid={"momentum": 0.3, "pathway": False}
+    )
+    assert method.rois.boxes.keywords == boxes
+    assert (method.rois.top_k, method.rois.sizes) == ((2, 2, 1), (0.1, 0.2, 0.3))
+    assert method.pyramid.inner_blocks[-1].local[1].momentum == 0.3
+    assert not method.attention.pathway
+    assert method.attention.channel_gates[0].layers[0].out_channels == 4  # 8 channels over 2
+    assert method.heads["level3"][1].out_features == 6
+
+
+def test_an_image_that_would_keep_too_little_keeps_its_box():
+    method, (images, labels) = small(zoom=None, drop={"rates": [1.0, 0.0, 0.0], "min_kept": 1.0}), batch()
+    maps = method(images, labels).maps
+    assert not maps["dropped_box"].isnan().any()
+    torch.testing.assert_close(maps["refined"], method.backbone(images)["layer1"])
+
+
+def test_random_boxes_are_as_many_and_as_large_and_evaluation_repeats_them():
+    plain, random = small().eval(), small(boxes={"random": True}).eval()
+    random.load_state_dict(plain.state_dict())
+    images = batch()[0]
+    found, drawn, again = plain(images).maps, random(images).maps, random(images).maps
+    for name in NAMES:
+        side, other = (m[f"boxes_{name}"][..., 2:] - m[f"boxes_{name}"][..., :2] for m in (found, drawn))
+        torch.testing.assert_close(side, other, equal_nan=True)
+        assert not torch.equal(found[f"boxes_{name}"].nan_to_num(), drawn[f"boxes_{name}"].nan_to_num())
+        torch.testing.assert_close(drawn[f"boxes_{name}"], again[f"boxes_{name}"], equal_nan=True)
+    random.train()
+    assert not torch.equal(*(random(*batch()).maps["boxes_level3"] for _ in range(2)))
+
+
+def test_the_center_crop_has_the_size_of_the_union():
+    plain, center = (small(zoom=zoom, boxes={"sizes": [0.1, 0.1, 0.2]}).eval() for zoom in ("union", "center"))
+    center.load_state_dict(plain.state_dict())
+    images = batch(size=(32, 40))[0]
+    union, box = (method(images).maps["union_box"][:, 0] for method in (plain, center))
+    torch.testing.assert_close(box[:, 2:] - box[:, :2], union[:, 2:] - union[:, :2])
+    torch.testing.assert_close((box[:, 2:] + box[:, :2]) / 2, torch.tensor([[20.0, 16.0]]).expand(4, 2))
+    expected = roi_zoom(center.backbone(images)["layer1"], box, (32, 40))
+    torch.testing.assert_close(center(images).maps["refined"], expected)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_the_mean_of_the_losses_is_their_sum_over_their_number(stages):
+    summed, mean = (small(reduction=reduction, stages=stages) for reduction in ("sum", "mean"))
+    mean.load_state_dict(summed.state_dict())
+    images, labels = batch()
+    torch.testing.assert_close(mean(images, labels).loss, summed(images, labels).loss / (4 * stages))
+
+
 def test_no_drop_in_evaluation_and_training_drops_by_the_generator():
-    method, (images, labels) = small(drop_rates=[1.0, 0.0, 0.0], min_kept=0.01), batch()
+    method, (images, labels) = small(drop={"rates": [1.0, 0.0, 0.0], "min_kept": 0.01}), batch()
     method.seed(5)
     first = method(images, labels)
     assert not first.maps["dropped_box"].isnan().any()
@@ -237,7 +302,7 @@ def test_autocast_is_finite(dtype):
     [(vgg(11, width=4), 3, 32), (resnet(18, width=4), 3, 64), (lenet_pp(), 1, 28)],
 )
 def test_other_backbones(backbone, channels, size):
-    method = METHODS["ap_cnn"](backbone, 3, channels=4, hidden=4, reduction=2)
+    method = METHODS["ap_cnn"](backbone, 3, pyramid={"channels": 4, "gate_reduction": 2}, hidden=4)
     out = method(torch.randn(2, channels, size, size), torch.tensor([0, 2]))
     out.loss.backward()
     assert all(p.grad is not None for p in method.parameters())
@@ -248,22 +313,27 @@ def test_lower_layers_may_learn_slower():
     method = small(lower_lr_scale=0.1)
     ((slow, rest),) = (phase.groups for phase in method.phases())
     assert slow["lr_scale"] == 0.1
-    assert len(slow["params"]) + len(rest["params"]) == len(list(method.parameters()))
-    last = {id(p) for p in method.backbone.blocks["layer3"].parameters()}
-    assert last <= {id(p) for p in rest["params"]}
+    names = {id(p): name for name, p in method.named_parameters()}
+    below = {name for name in names.values() if name.startswith(("backbone.blocks.layer1", "backbone.blocks.layer2"))}
+    assert {names[id(p)] for p in slow["params"]} == below
+    assert {names[id(p)] for p in rest["params"]} == set(names.values()) - below
     assert len(small().phases()[0].groups) == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"levels": 4}, "levels must be 1 to 3, the stages of this backbone, got 4"),
+        ({"pyramid": {"levels": 4}}, "levels must be 1 to 3, the stages of this backbone, got 4"),
         ({"stages": 3}, "stages must be 1 or 2.*got stages=3"),
         ({"stages": 1, "inference_stages": 2}, "got stages=1, inference_stages=2"),
-        ({"roi_zoom": False, "roi_drop": False}, "need roi_zoom or roi_drop"),
-        ({"average": "votes"}, "'logits' or 'probabilities', got 'votes'"),
+        ({"zoom": None, "drop": None}, "need zoom or drop"),
+        ({"zoom": "crop"}, "zoom must be one of 'union', 'center', None, got 'crop'"),
+        ({"reduction": "none"}, "reduction must be one of 'sum', 'mean', got 'none'"),
+        ({"boxes": {"shares": [0.1]}}, "Boxes with shares=.*unexpected keyword argument; its fields are sizes, top_k,"),
+        ({"drop": {"rates": 0.3}}, "Drop with rates=0.3: input should be a valid tuple"),
+        ({"average": "votes"}, "'logits', 'probabilities', got 'votes'"),
         ({"refined_stage": "layer3"}, "one of layer1, got 'layer3'"),
-        ({"top_k": [5, 3]}, "top_k needs a number for each of 3 levels, got 2"),
+        ({"boxes": {"top_k": [5, 3]}}, "top_k needs a number for each of 3 levels, got 2"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

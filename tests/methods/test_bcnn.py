@@ -53,15 +53,15 @@ def test_every_parameter_gets_a_gradient_on_any_map(second):
 
 
 def test_two_phases_head_first():
-    method = small(head_share=0.25, head_lr_scale=100.0)
+    method = small(head_fraction=0.25, head_lr_scale=100.0)
     head, everything = method.phases()
-    assert (head.share, head.name) == (0.25, "head")
+    assert (head.fraction, head.name) == (0.25, "head")
     assert [p.shape for p in head.groups[0]["params"]] == [(3, 256), (3,)]
     assert head.groups[0]["lr_scale"] == 100.0
-    assert everything.share == 0.75
+    assert everything.fraction == 0.75
     assert len(everything.groups[0]["params"]) == len(list(method.parameters()))
-    (only,) = small(head_share=0).phases()
-    assert only.share == 1
+    (only,) = small(head_fraction=0).phases()
+    assert only.fraction == 1
 
 
 def test_first_phase_moves_the_head_only():
@@ -112,13 +112,13 @@ def test_inside_autocast(dtype):
 
 def test_from_plain_data():
     assert METHODS["bcnn"] is BilinearCNN
-    method = METHODS["bcnn"](vgg(11, width=8, blocks=3), 3, second=SECOND, root=False, normalise=False)
+    method = METHODS["bcnn"](vgg(11, width=8, blocks=3), 3, second=SECOND, root=False, normalize=False)
     assert method(*batch()).logits.shape == (4, 3)
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match=r"head_share must be in \[0, 1\), got 1.5"):
-        small(head_share=1.5)
+    with pytest.raises(ValueError, match=r"head_fraction must be in \[0, 1\), got 1.5"):
+        small(head_fraction=1.5)
     with pytest.raises(ValueError, match="head_lr_scale must be positive, got 0"):
         small(head_lr_scale=0)
     with pytest.raises(ValueError, match=r"second must name its backbone, one of resnet.*got \{'depth': 11\}"):

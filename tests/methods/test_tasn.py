@@ -5,34 +5,37 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_lib.backbones import resnet
+from fgvc_lib.layers.attention_sampler import sampling_grid
 from fgvc_lib.losses.distillation import distillation_loss
 from fgvc_lib.methods import METHODS
-from fgvc_lib.methods.tasn import RELEASED, TASN
+from fgvc_lib.methods.tasn import RELEASED
 
 NET = {"backbone": "resnet", "depth": "small", "width": 4, "strides": [1, 1, 2]}
-SMALL = {"attention_net": NET, "attention_size": 16, "input_size": 16}
+SMALL = {"attention": {"backbone": NET, "input_size": 16}, "input_size": 16}
+NO_DISTILLATION = {"distillation": {"weight": 0.0}}
 
 ROWS = {
     "resize": {"structure": "resize", "detail": None},
     "uniform": {"structure": "uniform", "detail": "uniform"},
     "structure": {"detail": None},
-    "detail": {"distil_weight": 0.0},
-    "average": {"distil_weight": 0.0, "predict": "average"},
-    "concat": {"distil_weight": 0.0, "predict": "concat"},
-    "distil": {},
+    "detail": NO_DISTILLATION,
+    "average": {**NO_DISTILLATION, "predict": "average"},
+    "concat": {**NO_DISTILLATION, "predict": "concat"},
+    "distillation": {},
     "three details": {"num_details": 3, "predict": "concat"},
-    "no norms": {"spatial_norm": False, "relation_norm": False},
-    "no dilations": {"dilations": []},
+    "no norms": {"attention": {"spatial_norm": False, "relation_norm": False}},
+    "no dilations": {"attention": {"dilations": []}},
     "no attention loss": {"attention_weight": 0.0},
-    "gradient": {"sampling_gradient": True},
-    "no limit": {"limit": None},
-    "non-square": {"input_size": [16, 24], "attention_size": [8, 16]},
+    "gradient": {"sampling": {"gradient": True}},
+    "no limit": {"sampling": {"limit": None}},
+    "non-square": {"input_size": [16, 24], "attention": {"input_size": [8, 16]}},
     "released": RELEASED,
 }
 
 
 def small(**arguments):
-    return TASN(resnet("small", width=4), 3, **{**SMALL, **arguments})
+    attention = {**SMALL["attention"], **arguments.pop("attention", {})}
+    return METHODS["tasn"](resnet("small", width=4), 3, **{**SMALL, **arguments, "attention": attention})
 
 
 def batch(n=4, size=(32, 32)):
@@ -47,7 +50,7 @@ def reached(method, term):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_trains_with_a_gradient_for_every_parameter_and_predicts(row):
-    method = METHODS["tasn"](resnet("small", width=4), 3, **{**SMALL, **ROWS[row]})
+    method = small(**ROWS[row])
     images, labels = batch(3, (32, 40))
     out = method(images, labels)
     assert out.loss.isfinite()
@@ -65,12 +68,12 @@ def test_every_row_trains_with_a_gradient_for_every_parameter_and_predicts(row):
 
 def test_terms_are_the_papers():
     method, (images, labels) = (
-        small(attention_weight=0.2, master_weight=0.6, part_weight=0.4, distil_weight=3.0),
+        small(attention_weight=0.2, master_weight=0.6, part_weight=0.4, distillation={"weight": 3.0}),
         batch(),
     )
     method.seed(1)
     out = method(images, labels)
-    assert list(out.terms) == ["ce_attention", "ce_master", "ce_part", "distil"]
+    assert list(out.terms) == ["ce_attention", "ce_master", "ce_part", "distill"]
     method.seed(1)
     inputs = torch.cat([out.maps["structure_image"], out.maps["detail_image"][:, 0]])
     pooled = method.backbone(inputs)["layer3"].mean((2, 3))
@@ -78,8 +81,8 @@ def test_terms_are_the_papers():
     torch.testing.assert_close(out.logits, master)
     torch.testing.assert_close(out.terms["ce_master"], 0.6 * F.cross_entropy(master, labels))
     torch.testing.assert_close(out.terms["ce_part"], 0.4 * F.cross_entropy(part, labels))
-    torch.testing.assert_close(out.terms["distil"], 3 * distillation_loss(master, part))
-    assert out.terms["ce_attention"].isfinite()
+    torch.testing.assert_close(out.terms["distill"], 3 * distillation_loss(master, part))
+    torch.testing.assert_close(out.terms["ce_attention"], 0.2 * F.cross_entropy(method.attend(images)[1], labels))
 
 
 def test_every_term_trains_what_it_should_and_nothing_else():
@@ -93,16 +96,15 @@ def test_every_term_trains_what_it_should_and_nothing_else():
     assert reached(method, terms["ce_master"]) == convolutions | master
     assert reached(method, terms["ce_part"]) == convolutions | part
     # the convolutions' part of the teacher is detached, the student's trains them
-    assert reached(method, terms["distil"]) == convolutions | master
-    terms = small(detach_teacher=False)(images, labels).terms
-    method = small(detach_teacher=False)
-    assert reached(method, method(images, labels).terms["distil"]) == convolutions | master | part
+    assert reached(method, terms["distill"]) == convolutions | master
+    method = small(distillation={"detach_teacher": False})
+    assert reached(method, method(images, labels).terms["distill"]) == convolutions | master | part
 
 
 def test_with_the_sampling_gradient_the_task_trains_the_attention_net():
     images, labels = batch()
     for term in ("ce_master", "ce_part"):
-        method = small(sampling_gradient=True)
+        method = small(sampling={"gradient": True})
         touched = reached(method, method(images, labels).terms[term])
         assert "attention_net.backbone.blocks.layer1.0.weight" in touched
         assert "attention_net.widen.2.weight" in touched
@@ -142,7 +144,7 @@ def test_maps():
 def test_passes_through_the_networks_do_not_grow_with_the_number_of_maps():
     """Images that pass through the backbone: two a training image whatever the number of maps, one at test."""
     for width in (2, 8):  # 8 and 32 attention maps
-        method, (images, labels) = small(attention_net={**NET, "width": width}), batch()
+        method, (images, labels) = small(attention={"backbone": {**NET, "width": width}}), batch()
         seen = {"backbone": 0, "attention": 0}
         method.backbone.register_forward_pre_hook(lambda _, x, n=seen: n.update(backbone=n["backbone"] + len(x[0])))
         method.attention_net.register_forward_pre_hook(
@@ -189,7 +191,7 @@ def test_prediction_by_average_and_by_concatenation():
     ]
     expected = (average.master_head(pooled[0]) + average.part_head(pooled[1])) / 2
     torch.testing.assert_close(out.logits, expected)
-    concat = small(predict="concat", distil_weight=0.0)
+    concat = small(predict="concat", **NO_DISTILLATION)
     out = concat(images, labels)
     torch.testing.assert_close(out.terms["ce_concat"], F.cross_entropy(out.logits, labels))
     touched = reached(concat, out.terms["ce_concat"])
@@ -200,19 +202,52 @@ def test_prediction_by_average_and_by_concatenation():
 def test_released_code_squares_the_resized_map_and_predicts_by_the_shared_classifier():
     method, (images, labels) = small(**RELEASED), batch()
     out = method(images, labels)
-    assert list(out.terms) == ["ce_attention", "ce_master", "ce_master_shared", "ce_part", "ce_part_shared", "distil"]
+    assert list(out.terms) == ["ce_attention", "ce_master", "ce_master_shared", "ce_part", "ce_part_shared", "distill"]
     torch.testing.assert_close(out.terms["ce_master_shared"], 0.5 * F.cross_entropy(out.logits, labels))
+    parts = method.backbone(torch.cat([out.maps["structure_image"], out.maps["detail_image"][:, 0]]))["layer3"]
+    parts = method.shared_head(parts.mean((2, 3))[4:])
+    torch.testing.assert_close(out.terms["ce_part_shared"], 0.5 * F.cross_entropy(parts, labels))
     assert out.maps["structure_map"].shape == out.maps["detail_map"].shape == (4, 1, 32, 32)
-    plain = small(**{**RELEASED, "structure_power": 1.0})
+    plain = small(**{**RELEASED, "sampling": {**RELEASED["sampling"], "structure_power": 1.0}})
     plain.load_state_dict(method.state_dict())
     torch.testing.assert_close(
         plain.eval()(images).maps["structure_map"] ** 2, method.eval()(images).maps["structure_map"]
     )
 
 
+def test_maps_are_resized_with_their_corners_and_limited_as_set():
+    sampling = {"resize_map": True, "limit": 1.5, "equal_zoom": True}
+    method, images = small(sampling=sampling).eval(), batch()[0]
+    maps = method(images).maps
+    resized = F.interpolate(maps["attention"].mean(1, keepdim=True), (32, 32), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(maps["structure_map"], resized)
+    grid = sampling_grid(resized[:, 0], (16, 16), limit=1.5, equal_zoom=True)
+    torch.testing.assert_close(maps["structure_grid"], grid)
+
+
+def test_at_test_the_detail_map_counts_equal_maps_as_often_as_they_are():
+    method, images = small(predict="average", attention={"unique": True}).eval(), batch()[0]
+    method.attention_net.register_forward_hook(
+        lambda _net, _images, out: (out[0] * (torch.arange(16) < 3)[:, None, None], out[1])
+    )
+    maps = method(images).maps
+    torch.testing.assert_close(maps["detail_map"][:, 0], maps["attention"].mean(1))
+    assert not torch.allclose(maps["structure_map"], maps["detail_map"])
+
+
+def test_settings_reach_their_layers():
+    attention = {"spatial_norm": False, "relation_norm": False, "dilations": [[1], [3]]}
+    distillation = {"temperature": 3.0, "detach_teacher": False, "square_temperature": True}
+    method = small(attention=attention, distillation=distillation)
+    assert (method.trilinear.spatial_norm, method.trilinear.relation_norm) == (False, False)
+    assert small(attention={"scale": 7.0}).trilinear.scale == 7
+    assert [m.dilations for m in method.attention_net.widen if hasattr(m, "dilations")] == [(1,), (3,)]
+    assert {name: getattr(method.distillation, name) for name in distillation} == distillation
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_finite_inside_autocast(dtype):
-    method, (images, labels) = small(sampling_gradient=True), batch()
+    method, (images, labels) = small(sampling={"gradient": True}), batch()
     with torch.autocast("cpu", dtype=dtype):
         out = method(images, labels)
     assert out.maps["structure_grid"].dtype == torch.float32
@@ -233,10 +268,12 @@ def test_a_batch_of_one_trains():
         ({"detail": "none"}, "detail must be .* got 'none'"),
         ({"predict": "part"}, "predict must be 'master', 'average' or 'concat', got 'part'"),
         ({"predict": "average", "detail": None}, "predict='average' needs a part net"),
+        ({"attention": {"widen": 2}}, "Attention with widen=2: unexpected keyword argument; its fields are backbone,"),
+        ({"sampling": {"limit": "four"}}, "Sampling with limit='four': input should be a valid number"),
         ({"num_details": 17}, "must be 1 to the attention net's 16, got 17"),
         ({"input_size": [8, 8, 8]}, r"input_size must be a positive integer or two of them .* got \[8, 8, 8\]"),
-        ({"temperature": 0}, "temperature must be positive, got 0"),
-        ({"limit": 0.5}, "limit must be at least 1"),
+        ({"distillation": {"temperature": 0}}, "temperature must be positive, got 0"),
+        ({"sampling": {"limit": 0.5}}, "limit must be at least 1"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

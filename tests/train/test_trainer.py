@@ -52,11 +52,11 @@ class Probe(Method):
         self.forwards = 0
 
     def phases(self) -> list[Phase]:
-        everything = Phase([{"params": list(self.parameters())}], share=1 / self.number_of_phases, name="all")
+        everything = Phase([{"params": list(self.parameters())}], fraction=1 / self.number_of_phases, name="all")
         if self.number_of_phases == 1:
             return [everything]
         head = [{"params": list(self.head.parameters()), "lr_scale": 10.0, "weight_decay": 0.0}]
-        return [Phase(head, share=0.5, name="head"), everything]
+        return [Phase(head, fraction=0.5, name="head"), everything]
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         features = self.body(images).mean((2, 3))
@@ -229,9 +229,9 @@ def test_a_non_finite_loss_stops_before_anything_moved(probe: type[Probe], tmp_p
         assert torch.equal(kept[name], value), name
 
 
-@pytest.mark.parametrize("ema", [None, 0.5])
-def test_a_run_that_has_not_ended_can_be_used(probe: type[Probe], tmp_path: Any, ema: float | None) -> None:
-    settings = {"method": "probe", "schedule": "constant", "epochs": 1, "ema_decay": ema}
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_a_run_that_has_not_ended_can_be_used(probe: type[Probe], tmp_path: Any, ema_decay: float | None) -> None:
+    settings = {"method": "probe", "schedule": "constant", "epochs": 1, "ema_decay": ema_decay}
     clean = run(**settings, max_steps=2)
     probe.poison_at = 3
     with pytest.raises(NonFiniteLoss):
