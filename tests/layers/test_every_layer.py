@@ -298,14 +298,6 @@ def test_second_derivatives_are_right_or_refused(make: Callable[..., Case], data
     torch.testing.assert_close(along, (ahead - behind).detach() / (2 * step), rtol=1e-4, atol=1e-4)
 
 
-@every_layer
-@given(data=st.data())
-@settings(max_examples=3)
-def test_an_empty_batch_gives_an_empty_result(make: Callable[..., Case], data: st.DataObject) -> None:
-    case = data.draw(cases(make))
-    assert case.layer(*(x[:0] for x in case.inputs)).shape == (0, *case.shape[1:])
-
-
 @pytest.mark.parametrize(
     "make",
     [make for make in LAYERS if make is not contrastive_channel_interaction],  # its own gradient is for autograd alone
