@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= quick
 CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+THREADS ?= 1
 
 PY := $(VENV)/bin/python
 UV := $(PY) -m uv
@@ -10,17 +11,20 @@ READY := $(VENV)/.ready
 LOWEST := build/lowest
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test coverage browser colab check-chapter sync readme lock test-lowest wheel artefact links clean
+.PHONY: help env book reproduce test coverage browser colab check-chapter sync readme lock test-lowest wheel artifact links clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
-	@echo 'Variables: PROFILE=$(PROFILE) CORES=$(CORES) PYTHON=$(PYTHON) VENV=$(VENV)'
+	@echo 'Variables: PROFILE=$(PROFILE) CORES=$(CORES) THREADS=$(THREADS) PYTHON=$(PYTHON) VENV=$(VENV)'
 
 env: $(READY)  ## the environment alone (.venv)
 
-book: $(READY)  ## run the chapters that changed and build the HTML book; PROFILE=smoke|quick|cpu|gpu|paper
-	@$(PY) -m pipeline.build --profile $(PROFILE) --cores $(CORES)
+book: $(READY)  ## run the chapters that changed and build the HTML book; PROFILE=smoke|quick|photos|paper
+	@$(PY) -m pipeline.build --profile $(PROFILE) --cores $(CORES) --threads $(THREADS)
+
+reproduce: $(READY)  ## run a chapter's experiments again and compare; CHAPTER=02_center_loss PROFILE=quick
+	@$(PY) -m fgvc_study reproduce $(CHAPTER) --profile $(PROFILE)
 
 test: $(READY)  ## ruff, mypy, notebooks in step with their sources, pytest
 	$(PY) -m ruff check
@@ -29,8 +33,8 @@ test: $(READY)  ## ruff, mypy, notebooks in step with their sources, pytest
 	$(PY) -m pipeline.sync --check
 	$(PY) -m pytest
 
-coverage: $(READY)  ## pytest with the lines and branches of fgvc_lib that it reaches; fails below 95 %
-	$(PY) -m pytest --cov=fgvc_lib --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
+coverage: $(READY)  ## pytest with the lines and branches of both packages that it reaches; fails below 95 %
+	$(PY) -m pytest --cov=fgvc_lib --cov=fgvc_study --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 browser: $(READY)  ## drive a browser over the built book
 	FGVC_BOOK=build/$(PROFILE)/html $(PY) -m pytest -rs tests/browser
@@ -63,8 +67,8 @@ test-lowest: $(READY)  ## pytest with the lowest versions that pyproject.toml al
 wheel: $(READY)  ## the library with the committed records as dist/*.whl, and its source archive
 	$(UV) build --quiet --no-build-isolation --python $(PY) --out-dir dist
 
-artefact: $(READY)  ## the built book as one archive in dist/, with checksum and manifest
-	@$(PY) -m pipeline.artefact --profile $(PROFILE)
+artifact: $(READY)  ## the built book as one archive in dist/, with checksum and manifest
+	@$(PY) -m pipeline.artifact --profile $(PROFILE)
 
 links:  ## follow every link of a published site; SITE=https://…/
 	@$(PYTHON) pipeline/links.py "$(SITE)"

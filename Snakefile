@@ -1,40 +1,55 @@
 # Profile × chapter → papermill → checked executed notebook → staging tree → Jupyter Book.
 #
-# `make book` calls this through `python -m pipeline.build`. On a cluster, call it directly, with an executor plugin:
-#   snakemake --executor slurm --jobs 9 --rerun-triggers mtime --config profile=gpu threads=8
+# `make book` calls this through `python -m pipeline.build`. On a cluster, call it with an executor plugin:
+#   snakemake --executor slurm --jobs 9 --config profile=paper threads=8
+import os
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from pipeline import project, sources
+from pipeline import execute, project
 
 PROFILE = config.get("profile", "quick")
 BUILD = f"build/{PROFILE}"
 CHAPTERS = project.chapters()
-
-# A chapter's key changes exactly when something that its results depend on changes (pipeline/sources.py).
-if not config.get("keys_written"):  # pipeline.build has just done so
-    sources.write_keys(PROFILE)
+# all of them are checked before the first chapter runs
+PARAMETERS = {name: execute.given(PROFILE, name, project.clean_notebook(name)) for name in CHAPTERS}
 
 
 rule html:
     input:
         expand(f"{BUILD}/executed/{{chapter}}.ipynb", chapter=CHAPTERS),
         expand("notebooks/{chapter}.ipynb", chapter=CHAPTERS),
+        "build/figures",
         "_config.yml",
         "_toc.yml",
-        project.files("CHANGELOG.md", "CITATION.cff", "benchmarks/*.py"),
-        project.files("book/**/*", "pipeline/*.py", "fgvc_lib/**/*.py", "data/**/*"),
+        project.files("CHANGELOG.md", "CITATION.cff", "benchmarks/*.py", "book/**/*", "data/**/*"),
+        project.files("pipeline/*.py", *execute.LIBRARY),
     output:
         f"{BUILD}/html/index.html",
     shell:
         f"{sys.executable} -m pipeline.html --profile {PROFILE}"
 
 
+# The notebook itself is no input: an edit of its prose needs no run, and one of its code changes a parameter here.
 rule execute:
     input:
-        f"{BUILD}/inputs/{{chapter}}.key",
+        lambda wildcards: execute.inputs(wildcards.chapter),
     output:
         f"{BUILD}/executed/{{chapter}}.ipynb",
+    params:
+        code=lambda wildcards: project.digest(execute.code(wildcards.chapter)),
+        parameters=lambda wildcards: PARAMETERS[wildcards.chapter],
+        data=os.environ.get("FGVC_DATA", ""),
     threads: int(config.get("threads", 1))
     shell:
         f"{sys.executable} -m pipeline.execute {{wildcards.chapter}} --profile {PROFILE} --threads {{threads}}"
+
+
+rule figures:
+    input:
+        "book/figures.py",
+        project.files(*execute.LIBRARY),
+    output:
+        directory("build/figures"),
+    shell:
+        f"mkdir -p {{output}} && {sys.executable} {{input[0]}} {{output}}"

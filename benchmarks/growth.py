@@ -27,7 +27,8 @@ from fgvc_lib.layers.attention_sampler import attention_sample
 from fgvc_lib.layers.bilinear import BilinearPool
 from fgvc_lib.layers.channel_interaction import SelfChannelInteraction
 from fgvc_lib.layers.roi_pyramid import ROIPyramid
-from fgvc_lib.losses.mutual_channel import channel_mask, mutual_channel_loss
+from fgvc_lib.losses._mutual_channel_kernel import mutual_channel_loss
+from fgvc_lib.losses.mutual_channel import channel_mask
 
 Call = Callable[[], Any]
 

@@ -37,8 +37,8 @@ from torchvision.transforms import v2
 
 from fgvc_lib.config import Config
 from fgvc_lib.data import Loader, Split, load
-from fgvc_lib.train import fit, loop
-from fgvc_lib.train.distributed import pick_device
+from fgvc_lib.train import fit, trainer
+from fgvc_lib.train.machine import pick_device
 
 
 class Resident(Loader):
@@ -175,7 +175,7 @@ def measure(size: int, args: argparse.Namespace, device: torch.device) -> dict[s
         return fit(config, data=data, device=device).timing["train_seconds"]
 
     def resident() -> float:
-        with mock.patch.object(loop, "Loader", Resident):
+        with mock.patch.object(trainer, "Loader", Resident):
             return fit(config, data=data, device=device).timing["train_seconds"]
 
     found = timing.take_turns(

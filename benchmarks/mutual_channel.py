@@ -6,7 +6,7 @@
 Forward and backward of CE(g) − λ h on two maps: 32 × 600 × 14 × 14 (200 classes of 3 channels) and 64 × 2048 × 14 × 14
 (152 of 10 and 48 of 11). The formulations, which all give the same loss and gradient:
 
-``ours``            the library
+``ours``            the library's kernel, which trains
 ``released``        as the released code goes about it: a mask of Python lists, shuffled class by class and repeated
                     for the batch; uneven groups gathered class by class; maximum by a transposed max-pool
 ``released, lean``  the same pooling without the Python mask and without the gathering
@@ -36,7 +36,8 @@ from torch.profiler import ProfilerActivity, profile
 from training import training_step
 
 from fgvc_lib.backbones import resnet
-from fgvc_lib.losses.mutual_channel import channel_groups, channel_mask, mutual_channel_loss
+from fgvc_lib.losses._mutual_channel_kernel import mutual_channel_loss
+from fgvc_lib.losses.mutual_channel import channel_groups, channel_mask
 from fgvc_lib.methods.mutual_channel import MutualChannel
 
 LAM = 10.0

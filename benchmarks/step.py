@@ -3,15 +3,15 @@
     python benchmarks/step.py                      # cuda if there is one
     python benchmarks/step.py --device cpu         # half a minute on an idle machine
 
-The methods and their settings are those of the comparison under one budget, group ``compare/birds`` of
-``data/runs.yaml``: synthetic birds of 64 px (TASN: 128), a narrow ResNet. All methods take a step in every round, and
+The methods and their settings are those of the comparison under one budget, experiment ``compare`` of chapter 8:
+synthetic birds of 64 px (TASN: 128), a narrow ResNet. All methods take a step in every round, and
 each part of it is clocked alone:
 
-``data``        a batch, gathered, cropped, flipped and normalised
+``data``        a batch, gathered, cropped, flipped and normalized
 ``forward``     prediction and loss
 ``backward``    gradients
 ``optimizer``   SGD with momentum, and clearing the gradients
-``after step``  what no optimizer owns: the centres of Center Loss
+``after step``  what no optimizer owns: the centers of Center Loss
 
 A *prediction* is of a batch of test images that lies ready, in evaluation mode. Ratios to the first row are of an
 image, medians over the rounds, beside the ratio of multiply-adds; the claim that one stage predicts faster than two
@@ -32,10 +32,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fgvc_lib.config import Config
 from fgvc_lib.data import Loader, load
 from fgvc_lib.data.dataset import ImageData
-from fgvc_lib.results import estimate, wanted
 from fgvc_lib.train import build
-from fgvc_lib.train.build import build_for
+from fgvc_lib.train.model import build_for
 from fgvc_lib.train.schedule import start_phase
+from fgvc_study import estimate, plan
 
 PARTS = ("data", "forward", "backward", "optimizer", "after step")
 
@@ -109,8 +109,9 @@ def main() -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)
 
-    rows = wanted.groups()["compare/birds"].configs("cpu", seeds=[0], precision="float32")
-    steps = {name: Steps(config, load(config.data, **config.data_args), device) for name, (config,) in rows.items()}
+    variants = plan.read("08_evidence", {"seeds": [0]}).experiments["compare"].variants
+    configs = {name: config.replace(precision="float32") for name, (config,) in variants.items()}
+    steps = {name: Steps(config, load(config.data, **config.data_args), device) for name, config in configs.items()}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for i in range(2 + args.repeats):
         for name, step in steps.items():

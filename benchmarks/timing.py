@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from fgvc_lib.results import provenance
-from fgvc_lib.results.estimate import AliveBytes
+from fgvc_study import provenance
+from fgvc_study.estimate import AliveBytes
 
 FOLDER = Path(os.environ.get("FGVC_BENCHMARKS") or Path(__file__).parents[1] / "data" / "benchmarks")
 """Where records go; ``FGVC_BENCHMARKS`` sends those of trials elsewhere."""

@@ -11,9 +11,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from fgvc_study.plots import COLORS, style
 
 from fgvc_lib.data import birds
-from fgvc_lib.results.plots import COLORS, style
 
 
 def sheet(folder: Path, *, columns: int = 6, size: int = 192) -> None:
@@ -23,7 +23,7 @@ def sheet(folder: Path, *, columns: int = 6, size: int = 192) -> None:
     figure, axes = plt.subplots(2, columns, figsize=(9, 3.25))
     for column, (above, below) in enumerate(axes.T):
         picture = split.images[column].transpose(1, 2, 0)  # (S, S, 3)
-        mask = split.parts["masks"][column, split.parts["deciding"][column]]  # (S, S)
+        mask = split.parts["masks"][column, split.parts["discriminative"][column]]  # (S, S)
         faded = np.where(mask[..., None], picture, (0.35 * picture + 0.65 * 255).astype(np.uint8))
         for axis, shown in ((above, picture), (below, faded)):
             axis.imshow(shown, interpolation="lanczos")

@@ -2,7 +2,7 @@
 
 The folders follow the flow of a run, one way only::
 
-    data -> methods (losses, layers, backbones) -> train -> results
+    data -> methods (losses, layers, backbones) -> train
 
 Everything is a plain import; nothing registers itself anywhere.
 """

@@ -12,9 +12,8 @@ map, which a second pass over a cropped feature needs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -84,7 +83,7 @@ _RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
 
 
 def resnet(
-    depth: str | int,
+    depth: str | int = "small",
     *,
     width: int | None = None,
     strides: Sequence[int] | None = None,
@@ -138,7 +137,7 @@ def resnet(
         stages[key] = nn.Sequential(*stem, stage) if i == 0 else stage
         channels[key], scale[key] = inplanes, stride
     backbone = Backbone(stages, channels, scale)
-    _initialise(backbone)
+    _initialize(backbone)
     if pretrained:
         if name == "small" or width != 64 or small_stem or last_channels is not None or in_channels != 3:
             raise ValueError(
@@ -216,7 +215,7 @@ def vgg(
         channels[f"block{i + 1}"] = inplanes
     scale = {key: 2**i for i, key in enumerate(stages)}
     backbone = Backbone(stages, channels, scale, {key: side / 2 for key, side in scale.items()})  # pools of 2 unpadded
-    _initialise(backbone)
+    _initialize(backbone)
     if pretrained:
         if width != 64 or last_channels is not None or in_channels != 3:
             raise ValueError("pretrained weights fit only width 64, the published last block and 3 input channels")
@@ -263,15 +262,15 @@ def lenet_pp(*, feature_dim: int = 2, in_channels: int = 1, image_size: int = 28
     )
     channels["embedding"], strides["embedding"] = feature_dim, image_size
     backbone = Backbone(stages, channels, strides, {key: side / 2 for key, side in strides.items()})
-    _initialise(backbone)
+    _initialize(backbone)
     return backbone
 
 
-BACKBONES = {"resnet": resnet, "vgg": vgg, "lenet_pp": lenet_pp}
+BACKBONES: dict[str, Callable[..., Backbone]] = {"resnet": resnet, "vgg": vgg, "lenet_pp": lenet_pp}
 """Name in a configuration → constructor."""
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
@@ -288,12 +287,3 @@ def _load_pretrained(backbone: Backbone, model: str, renamed: dict[str, str]) ->
         prefix = max((p for p in renamed if path.startswith(p + ".")), key=len, default=None)
         state[key] = source[path if prefix is None else renamed[prefix] + path[len(prefix) :]]
     backbone.load_state_dict(state)
-
-
-def feature_shapes(backbone: Backbone, images: Tensor) -> dict[str, tuple[int, ...]]:
-    """Shape ``(C, H, W)`` of each stage on ``images``, without a gradient and without touching BatchNorm."""
-    training = backbone.training
-    with torch.no_grad():
-        shapes = {name: tuple(x.shape[1:]) for name, x in backbone.eval()(images).items()}
-    backbone.train(training)
-    return shapes

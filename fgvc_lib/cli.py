@@ -1,4 +1,4 @@
-"""The command line: ``fgvc train | evaluate | predict | export | runs | weights | methods | datasets``.
+"""The command line: ``fgvc train | evaluate | predict | export | methods | datasets``.
 
 Everything heavy is imported inside the commands, so that help and mistakes answer at once.
 """
@@ -12,11 +12,11 @@ import json
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,14 +37,12 @@ def train(
         list[str], typer.Option("--set", "-s", help="Any setting, such as lr=0.1 or data_args.seed=1.", metavar="K=V")
     ] = [],  # noqa: B006 - typer copies it
     method: Annotated[str | None, typer.Option(help="See `fgvc methods`.", metavar="NAME")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="resnet (small unless backbone_args.depth says), vgg, lenet_pp.", metavar="NAME")
-    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="resnet, vgg or lenet_pp.", metavar="NAME")] = None,
     data: Annotated[str | None, typer.Option(help="See `fgvc datasets`.", metavar="NAME")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.", metavar="N")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.", metavar="N")] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="For checkpoints and model.pt; a run there goes on.", metavar="DIR")
+        Path | None, typer.Option(help="For checkpoints and model.pt; a run there is resumed.", metavar="DIR")
     ] = None,
     save_every: Annotated[int | None, typer.Option(help="Checkpoint every N steps too.", metavar="N")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Scalars to DIR/tensorboard.")] = False,
@@ -57,13 +55,17 @@ def train(
     train …
     """
     named = {"method": method, "backbone": backbone, "data": data, "epochs": epochs, "seed": seed}
-    settings = _settings(config, set_, {key: value for key, value in named.items() if value is not None})
+    from fgvc_lib.config import Config
+
+    settings = {} if config is None else Config.from_yaml(config).to_dict()
+    _override(settings, set_)
+    configured = Config.from_dict(settings | {key: value for key, value in named.items() if value is not None})
     if folder is not None:
         _check_writable(folder)
     from fgvc_lib.train import fit
 
     fitted = fit(
-        settings, device=device, folder=folder, save_every=save_every, progress=not quiet, tensorboard=tensorboard
+        configured, device=device, folder=folder, save_every=save_every, progress=not quiet, tensorboard=tensorboard
     )
     if int(os.environ.get("RANK", 0)) == 0:
         result = {"final": fitted.final, "timing": fitted.timing, "memory": fitted.memory, "device": fitted.device}
@@ -83,17 +85,15 @@ def evaluate(
         raise ValueError(f"split must be train, val or test, got {split!r}")
     if strange := [s for s in set_ if not s.startswith(("data=", "data_args."))]:
         raise ValueError(f"only data and data_args can be set here, got {strange[0]}")
-    from fgvc_lib import arguments
     from fgvc_lib.data import load
     from fgvc_lib.train import evaluate as score
     from fgvc_lib.train import load_trained
-    from fgvc_lib.train.distributed import pick_device
+    from fgvc_lib.train.machine import pick_device
 
     where = pick_device(device)
     method, info = load_trained(model)
     settings = {"data": info.config["data"], "data_args": dict(info.config["data_args"])}
     _override(settings, set_)
-    arguments.check(settings)
     data = load(settings["data"], **settings["data_args"])
     if data.classes != info.classes:
         raise ValueError(f"{data.name} has other classes than {info.data['name']}, which the model was trained on")
@@ -121,7 +121,7 @@ def predict(
     if top < 1 or batch_size < 1:
         raise ValueError(f"top and batch-size must be at least 1, got {top} and {batch_size}")
     from fgvc_lib.train import inference, load_trained
-    from fgvc_lib.train.distributed import pick_device
+    from fgvc_lib.train.machine import pick_device
 
     where = pick_device(device)
     method, info = load_trained(model)
@@ -172,70 +172,6 @@ def export(
 
 
 @app.command()
-def runs(
-    profile: Annotated[str, typer.Option(help="cpu, gpu or paper.", metavar="NAME")] = "gpu",
-    only: Annotated[str, typer.Option(help="Experiments whose name starts so.", metavar="NAME")] = "",
-    list_: Annotated[bool, typer.Option("--list", help="Say what is missing, and measure nothing.")] = False,
-    jobs: Annotated[int, typer.Option(help="Runs side by side.", metavar="N")] = 1,
-    minutes: Annotated[float | None, typer.Option(help="Start no run after so long.", metavar="M")] = None,
-    share: Annotated[str, typer.Option(help="k/N: every N-th missing run from the k-th on.", metavar="K/N")] = "0/1",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check weights, data, settings; estimate memory, hours.")
-    ] = False,
-    tflops: Annotated[float, typer.Option(help="Of a device, for the dry run's hours.", metavar="T")] = 20.0,
-    processes: Annotated[int, typer.Option(help="Devices a run, for the dry run.", metavar="N")] = 1,
-    configs: Annotated[
-        Path | None, typer.Option(help="Write each missing run's settings here, for `fgvc train`.", metavar="DIR")
-    ] = None,
-    device: Device = None,
-) -> None:
-    """Measure the runs that data/runs.yaml wants and that have no record yet, the most wanted first."""
-    from fgvc_lib.results import queue, wanted
-
-    k, slash, n = share.partition("/")
-    if not (slash and k.isdigit() and n.isdigit() and int(k) < int(n)):
-        raise ValueError(f"share must be k/N with k below N, got {share!r}")
-    if min(jobs, processes) < 1 or tflops <= 0:
-        raise ValueError(f"jobs, processes and tflops must be positive, got {jobs}, {processes} and {tflops}")
-    if dry_run or configs is not None:
-        from fgvc_lib.results import rehearsal
-
-        if configs is not None:
-            for path in rehearsal.write_configs(profile, configs, only=only):
-                print(path)
-        if dry_run and not rehearsal.report(profile, only=only, tflops=tflops, processes=processes):
-            sys.exit(1)
-        return
-    missing = wanted.missing(profile, only=only)
-    if list_:
-        for group, row, config in missing:
-            print(f"{group.priority}  {group.name:<24}{row:<36}seed {config.seed}")
-        print(f"{len(missing)} runs of profile {profile} are missing")
-    elif jobs > 1:
-        sys.exit(queue.work_side_by_side(profile, jobs, only=only, minutes=minutes, device=device))
-    else:
-        queue.work(profile, only=only, share=(int(k), int(n)), device=device, minutes=minutes)
-
-
-@app.command()
-def weights(
-    folder: Annotated[Path, typer.Argument(help="To write to.", metavar="DIR")],
-    profile: Annotated[str, typer.Option(help="quick, cpu or gpu.", metavar="NAME")] = "quick",
-    only: Annotated[str, typer.Option(help="Experiments whose name starts so.", metavar="NAME")] = "",
-    device: Device = None,
-) -> None:
-    """Train what the chapters look inside, and write it to a folder.
-
-    A file for each network, taken from the build folder where it is trained already, and manifest.json with the
-    checksums. Chapters and `results.trained` use them in place of training where FGVC_WEIGHTS names the folder.
-    """
-    from fgvc_lib.results import release
-
-    if dirty := release.write_all(profile, folder, only=only, device=device):
-        print(f"note: {dirty} of them trained with uncommitted changes: not for a release", file=sys.stderr)
-
-
-@app.command()
 def methods() -> None:
     """List the methods, their arguments and defaults."""
     from fgvc_lib.methods import METHODS
@@ -268,49 +204,6 @@ def _list(name: str, thing: Any, *, given: int) -> None:
         print(f"{'':<16}{', '.join(arguments)}")
 
 
-def _settings(file: Path | None, assignments: list[str], named: dict[str, Any]) -> Any:
-    """The configuration from a YAML file, ``key=value`` texts and options, the later ones winning."""
-    settings: dict[str, Any] = {}
-    if file is not None:
-        _check_yaml(file)
-        from fgvc_lib.config import Config
-
-        settings = Config.from_yaml(file).to_dict()
-    _override(settings, assignments)
-    settings |= named
-    from fgvc_lib import arguments
-    from fgvc_lib.config import Config
-
-    given = settings.get("backbone_args", {})
-    if settings.get("backbone", "resnet") == "resnet" and isinstance(given, dict):
-        settings["backbone_args"] = {"depth": "small", **given}
-    configured = Config.from_dict(settings)
-    arguments.check(configured.to_dict())
-    return configured
-
-
-def _check_yaml(file: Path) -> None:
-    """Refuse what is no text, no YAML, or YAML made to fill the memory: aliases and depth multiply a few bytes."""
-    depth = 0
-    try:
-        for event in yaml.parse(file.read_text(encoding="utf8"), Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > 20:
-                what = "uses an alias" if isinstance(event, yaml.AliasEvent) else "is more than 20 levels deep"
-                raise ValueError(f"{file}, line {_line(event.start_mark)}: {what}, which settings have no use for")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text in UTF-8: {error.reason} at byte {error.start}") from error
-    except yaml.MarkedYAMLError as error:
-        line = _line(error.problem_mark)
-        raise ValueError(f"{file} is not valid YAML: line {line}: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not valid YAML: {error}") from error
-
-
-def _line(mark: Any) -> int:
-    return mark.line + 1 if mark else 1
-
-
 def _check_writable(folder: Path) -> None:
     """Say so now, and not when the first checkpoint is due, where nothing can be written to ``folder``."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -320,24 +213,26 @@ def _check_writable(folder: Path) -> None:
 
 
 def _override(settings: dict[str, Any], assignments: list[str]) -> None:
-    """Apply ``key=value`` texts; a dot in the key goes one level down, and the value is YAML."""
-    from fgvc_lib.config import parse_yaml
-
+    """Apply ``key=value`` texts; a dot in the key goes one level down."""
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise ValueError(f"--set needs key=value, got {assignment!r}")
-        try:
-            value = parse_yaml(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"the value of {key} is not valid YAML: {text}") from error
         *path, last = key.split(".")
         place = settings
         for part in path:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise ValueError(f"{part} in {key} holds a value, not settings")
-        place[last] = value
+        place[last] = _value(text)
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, null or other JSON as what it is; anything else is the text itself."""
+    for read in (json.loads, float):
+        with suppress(ValueError):
+            return read({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    return text
 
 
 def main() -> None:
@@ -363,7 +258,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, URLError):  # pretrained weights
         return f"a download failed ({error.reason}): check the network and try again"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{error}: make room and run the same command again, which goes on from the last file that is whole"
+        return f"{error}: make room and run the same command again, which resumes from the last whole checkpoint"
     return str(error)
 
 

@@ -5,117 +5,181 @@ A configuration is plain data, the same in a chapter's parameters, a YAML file, 
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
+import json
 import re
-import types
+import reprlib
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model, model_validator
+
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+"""Nothing is converted but an int to a float: ``"3"`` is no int, and 1 is no bool."""
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(BaseModel):
     """One training run.
 
     Attributes:
         method, method_args: a key of :data:`fgvc_lib.methods.METHODS` and its keyword arguments.
         backbone, backbone_args: a key of :data:`fgvc_lib.backbones.BACKBONES` and its keyword arguments.
         data, data_args: a key of :data:`fgvc_lib.data.DATASETS` and its keyword arguments.
-        epochs: passes over the training split; also what the method's phases share out.
-        max_steps: stop after this many optimizer steps in all, for smoke tests and paths; None for no limit.
-        batch_size: images per optimizer step, over all ranks and micro-batches.
-        accumulate: micro-batches per optimizer step.
+        epochs: passes over the training split. The method's phases divide them.
+        max_steps: stop after this many optimizer steps in all; None for no limit. Phases and schedule then fit into
+            these steps.
+        batch_size: images per optimizer step, over all processes and micro-batches.
+        grad_accum_steps: micro-batches per optimizer step.
         lr, momentum, weight_decay: of SGD; a phase's ``lr_scale`` multiplies ``lr``.
-        schedule: ``cosine`` to zero over each phase, ``step`` (times ``gamma`` at each of ``milestones``, shares of
+        schedule: ``cosine`` to zero over each phase, ``step`` (times ``gamma`` at each of ``milestones``, fractions of
             the run), or ``constant``.
         milestones, gamma: of the step schedule.
-        warmup: share of each phase with linear warm-up.
+        warmup: fraction of each phase with linear warm-up.
         label_smoothing: of the cross-entropy terms.
-        clip: largest gradient norm, None for no clipping.
-        ema: decay of the averaged weights that are evaluated and saved, None for the weights themselves.
+        grad_clip_norm: largest gradient norm, None for no clipping.
+        ema_decay: decay of the averaged weights that are evaluated and saved, None for the weights themselves.
         precision: ``float32``, ``bfloat16`` or ``float16`` autocast, or ``auto``: bfloat16 where the GPU computes in it
             natively, float16 on older GPUs, float32 on a CPU.
         compile: run the method under ``torch.compile``.
-        measures: names of :data:`fgvc_lib.measures.MEASURES`, taken on the trained method and kept in the record.
         seed: of weights, batch order, augmentation and the method's generators.
+
+    Raises:
+        ValueError: an unknown setting, a wrong type, or a value out of range, in one sentence that names it.
     """
 
+    model_config = STRICT
+
     method: str = "baseline"
-    method_args: dict[str, Any] = field(default_factory=dict)
+    method_args: dict[str, Any] = {}
     backbone: str = "resnet"
-    backbone_args: dict[str, Any] = field(default_factory=dict)
+    backbone_args: dict[str, Any] = {}
     data: str = "digits"
-    data_args: dict[str, Any] = field(default_factory=dict)
-    epochs: int = 10
-    max_steps: int | None = None
-    batch_size: int = 64
-    accumulate: int = 1
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    data_args: dict[str, Any] = {}
+    epochs: int = Field(10, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(64, ge=1)
+    grad_accum_steps: int = Field(1, ge=1)
+    lr: float = Field(0.1, ge=0)
+    momentum: Fraction = 0.9
+    weight_decay: float = Field(5e-4, ge=0)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    milestones: tuple[float, ...] = (0.5, 0.75)
+    milestones: Annotated[tuple[float, ...], Strict(False)] = (0.5, 0.75)  # a list will do
     gamma: float = 0.1
-    warmup: float = 0.0
-    label_smoothing: float = 0.0
-    clip: float | None = None
-    ema: float | None = None
+    warmup: Fraction = 0.0
+    label_smoothing: Fraction = 0.0
+    grad_clip_norm: float | None = Field(None, gt=0)
+    ema_decay: Fraction | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False
-    measures: tuple[str, ...] = ()
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(self):
-            object.__setattr__(self, f.name, _checked(f.name, getattr(self, f.name), hints[f.name]))
-        for name in ("epochs", "max_steps", "batch_size", "accumulate"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("momentum", "warmup", "label_smoothing", "ema"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {value}")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be positive, or None for no clipping, got {self.clip}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} does not split into {self.accumulate} micro-batches")
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ValueError(_sentence(error, type(self), "setting")) from None
+
+    @model_validator(mode="after")
+    def _batch_splits(self) -> Config:
+        if self.batch_size % self.grad_accum_steps:
+            raise ValueError(f"batch_size {self.batch_size} does not split into {self.grad_accum_steps} micro-batches")
+        return self
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Config:
-        """Build from plain data; an unknown key or a wrong type is an error that names it."""
-        known = [f.name for f in dataclasses.fields(cls)]
-        unknown = sorted(set(settings) - set(known))
-        if unknown:
-            raise ValueError(
-                f"unknown setting{'s' * (len(unknown) > 1)} {', '.join(unknown)}: choose from {', '.join(known)}"
-            )
+        """Build from plain data."""
         return cls(**settings)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Config:
         """Read a YAML mapping of settings."""
         try:
-            settings = parse_yaml(Path(path).read_text())
+            settings = yaml.load(Path(path).read_text(encoding="utf8"), Loader=_Loader)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not text in UTF-8: {error.reason} at byte {error.start}") from None
+        except RecursionError:
+            raise ValueError(f"{path} is nested too deeply to be settings") from None
+        except yaml.MarkedYAMLError as error:
+            line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+            raise ValueError(f"{path} is not valid YAML: {line}{error.problem}") from None
         except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
-        if not isinstance(settings, dict):
-            raise ValueError(f"{path} must hold a mapping of settings, got {type(settings).__name__}")
+            raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+            raise ValueError(f"{path} must hold a mapping of settings, got {reprlib.repr(settings)}")
         return cls.from_dict(settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data again, JSON-ready; ``from_dict`` of it is equal."""
-        settings = dataclasses.asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+        return {**self.model_dump(), "milestones": list(self.milestones)}
 
     def replace(self, **changes: Any) -> Config:
         """A copy with some settings changed."""
-        return dataclasses.replace(self, **changes)
+        return Config(**{**self.model_dump(), **changes})
+
+
+def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], what: str, *, given: int = 0) -> None:
+    """Refuse keyword arguments that ``call`` does not take, that have another type than its hints, or that are missing.
+
+    Args:
+        call: a function or class with type hints; ``**options: Unpack[…]`` of a TypedDict counts as its keys.
+        arguments: plain data, as from a YAML file: a list stands for any sequence.
+        what: what the message calls ``call``, such as ``"method 'cin'"``.
+        given: how many positional arguments the caller passes besides.
+
+    Raises:
+        ValueError: one sentence that names the argument, what was expected and what came.
+    """
+    model = _arguments_model(call, given)
+    try:
+        model.model_validate_json(json.dumps(dict(arguments)))  # JSON has no tuples, so lists pass for them
+    except ValidationError as error:
+        raise ValueError(_sentence(error, model, "argument", f"{what}: ")) from None
+    except TypeError as error:
+        raise ValueError(f"the arguments of {what} must be plain data: {error}") from None
+
+
+@cache
+def _arguments_model(call: Callable[..., Any], given: int) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for parameter in list(inspect.signature(call, eval_str=True).parameters.values())[given:]:
+        hint = Any if parameter.annotation is parameter.empty else parameter.annotation
+        if parameter.kind is parameter.VAR_KEYWORD:
+            (options,) = typing.get_args(hint)
+            fields |= {name: (option, None) for name, option in typing.get_type_hints(options).items()}
+        else:
+            fields[parameter.name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
+    return create_model(call.__name__, __config__=STRICT, **fields)
+
+
+def _sentence(error: ValidationError, model: type[BaseModel], noun: str, where: str = "") -> str:
+    """The first mistake that pydantic found."""
+    errors = error.errors(include_url=False)
+    unknown = sorted(str(e["loc"][0]) for e in errors if e["type"] == "extra_forbidden")
+    if unknown:
+        known = ", ".join(model.model_fields) or "none"
+        return f"{where}unknown {noun}{'s' * (len(unknown) > 1)} {', '.join(unknown)}: choose from {known}"
+    first = errors[0]
+    if first["type"] == "value_error":
+        return first["msg"].removeprefix("Value error, ")
+    name = f"{first['loc'][0]}" + "".join(f"[{i}]" for i in first["loc"][1:] if isinstance(i, int))
+    if first["type"] == "missing":
+        return f"{where}the {noun} {name} is needed"
+    expected = [e["msg"].removeprefix("Input should be ") for e in errors if e["loc"][0] == first["loc"][0]]
+    shown = " or ".join(dict.fromkeys(_PLAIN.get(text, text) for text in expected))
+    return f"{where}{name} must be {shown}, got {reprlib.repr(first['input'])}"
+
+
+_PLAIN = {
+    "a valid tuple": "a list",
+    "a valid array": "a list",
+    "a valid dictionary": "a mapping",
+    "an object": "a mapping",
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -125,37 +189,3 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("+-.0123456789")
 )
-
-
-def parse_yaml(text: str) -> Any:
-    """Plain data from YAML text, numbers like ``1e-3`` included."""
-    return yaml.load(text, Loader=_Loader)
-
-
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """``value`` as ``hint`` (int → float, list → tuple), or an error that names the setting."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        (hint,) = (a for a in args if a is not type(None))
-        return _checked(name, value, hint)
-    if origin is Literal:
-        if value in args:
-            return value
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, args))}, got {value!r}")
-    if origin is tuple:
-        if isinstance(value, (list, tuple)):
-            return tuple(_checked(name, v, args[0]) for v in value)
-    elif origin is dict:
-        if isinstance(value, Mapping):
-            return dict(value)
-    elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    kind = {"tuple": "a list", "dict": "a mapping"}.get(
-        getattr(origin, "__name__", ""), getattr(hint, "__name__", str(hint))
-    )
-    raise ValueError(f"{name} must be {kind}, got {value!r}")

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from fgvc_lib.methods import Method
-from fgvc_lib.results.files import replacing
-from fgvc_lib.train.trained import Info
+from fgvc_lib.train.checkpoint import replacing
+from fgvc_lib.train.model import Info
 
 FORMATS = (".pt2", ".onnx")
 """Endings of the files, which choose the format."""
@@ -33,7 +33,7 @@ class ExportError(RuntimeError):
 
 
 class Deployable(nn.Module):
-    """What is exported: a method's prediction, with the normalisation inside so that nobody can forget it.
+    """What is exported: a method's prediction, with the normalization inside so that nobody can forget it.
 
     Args:
         method: used as it is; put it in evaluation mode.
@@ -66,7 +66,7 @@ def export(method: Method, info: Info, path: str | Path, *, rtol: float = 1e-3, 
 
     Args:
         method: any method of this library.
-        info: that came with it from :func:`fgvc_lib.train.trained.load_trained`.
+        info: that came with it from :func:`fgvc_lib.train.load_trained`.
         path: ends in ``.pt2`` or ``.onnx``; ONNX needs the packages of ``pip install fgvc-lib[export]``.
         rtol, atol: of the comparison; convolutions of other libraries sum in another order.
 
@@ -93,7 +93,6 @@ def export(method: Method, info: Info, path: str | Path, *, rtol: float = 1e-3, 
     notes = json.dumps({"classes": info.classes, "image_size": info.image_size}, ensure_ascii=False)
 
     program = _trace(model, images)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         if onnx is None:
             torch.export.save(program, temporary, extra_files={"info.json": notes})

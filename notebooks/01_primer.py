@@ -20,33 +20,53 @@
 # network that every method has to beat; and ends with how to read the results of this book, and of papers.
 
 # %% tags=["parameters"]
-profile = "quick"
-seeds = [0]
-epochs = 8
-train_limit = None
-data = ""
-device = "auto"
+dataset = "birds"  # synthetic, with known parts
+image_size = 64
+backbone = "small"
+pretrained = False
+epochs = 30
+batch_size = 32
+lr = 0.1
+max_steps = None
+seeds = [0, 1, 2]
+device = None  # the best there is
+train = "missing"  # what has no record; "all": everything again; "never": nothing
+hidden = 128  # width of the BN-ELU head
+threads = [1, 1, 2]  # of one run, repeated
+thread_steps = 90
+assumed = 0.9  # true accuracy, for standard errors and expected maxima
+looks = [10, 100, 300]  # at a test set
+equals = 300  # networks to choose from that are equally good
+settings = {}  # further settings of all runs
 
-# %%
-from functools import partial
-
+# %% tags=["setup", "hide-input"]
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
-
-from fgvc_lib import results
 from fgvc_lib.data import Loader, load
 from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.synthetic import mask_boxes
-from fgvc_lib.results import wanted
-from fgvc_lib.results.plots import COLORS, show, show_table, style
-from fgvc_lib.results.tables import paired, provenance_line, summarise
+from fgvc_lib.train import fit, predict
+from fgvc_study import Study, vary
+from fgvc_study.figures import COLORS, show, show_table, style
+from fgvc_study.protocol import configuration
+from fgvc_study.statistics import paired
+from fgvc_study.tables import plus_minus, summarize
+from scipy import stats
 
-CHAPTER = "01_primer"
-device = None if device == "auto" else device
-measure = partial(wanted.measure, profile=profile, device=device)
+study = Study("01_primer", seeds=seeds, device=device, train=train)
+base = configuration(
+    dataset=dataset,
+    image_size=image_size,
+    backbone=backbone,
+    pretrained=pretrained,
+    epochs=epochs,
+    batch_size=batch_size,
+    lr=lr,
+    max_steps=max_steps,
+    settings=settings,
+)
 style()
 
 # %% [markdown]
@@ -71,7 +91,7 @@ style()
 
 
 def share_between(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Share of the scatter of ``x`` ``(N, D)`` that lies between the classes ``y`` ``(N,)``."""
+    """Fraction of the scatter of x (N, D) that lies between the classes y (N,)."""
     total = (x - x.mean(0)).square().sum()
     within = sum((x[y == c] - x[y == c].mean(0)).square().sum() for c in y.unique())
     return float(1 - within / total)
@@ -89,13 +109,15 @@ print(f"between the classes: {share_between(x, y):.2f} of the scatter")
 # compared with the nearest of any other?
 
 # %%
-birds = load("birds")
-oracle = load("birds_oracle")
+drawing = base.data_args if dataset == "birds" else {}
+birds = load("birds", **drawing)
+oracle = load("birds_oracle", **drawing)
 classes, part_names = birds.classes, birds.part_names
 
 
 def pixels(split) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(split.images)).flatten(1).float() / 255  # (N, 3·S·S)
+    images = torch.from_numpy(np.asarray(split.images))
+    return images.flatten(1).float() / 255  # (N, 3·S·S)
 
 
 def in_pixels(name: str, images: ImageData) -> dict[str, object]:
@@ -106,9 +128,10 @@ def in_pixels(name: str, images: ImageData) -> dict[str, object]:
     own = distance.masked_fill(~same, torch.inf).amin(1)
     other = distance.masked_fill(same, torch.inf).amin(1)
     c, n = len(images.classes), len(train)
+    between = share_between(train, images.train.labels)
     return {
         "images": name,
-        "scatter between classes, %": f"{100 * share_between(train, images.train.labels):.1f}",
+        "scatter between classes, %": f"{100 * between:.1f}",
         "by chance, %": f"{100 * (c - 1) / (n - 1):.1f}",
         "nearest image is of the class, %": f"{100 * float(nearest):.1f}",
         "at random, %": f"{100 / c:.1f}",
@@ -117,7 +140,9 @@ def in_pixels(name: str, images: ImageData) -> dict[str, object]:
 
 
 # %% tags=["table"]
-show_table(pd.DataFrame([in_pixels("whole", birds), in_pixels("deciding part only", oracle)]))
+show_table(
+    pd.DataFrame([in_pixels("whole", birds), in_pixels("deciding part only", oracle)]),
+)
 
 # %% [markdown]
 # Above 1, the last column says that some image of *another* class looks more alike than any of the own class does (the others are
@@ -131,17 +156,24 @@ show_table(pd.DataFrame([in_pixels("whole", birds), in_pixels("deciding part onl
 #
 # Photographs do not come with the reason for their label. So most chapters train on drawn birds. All classes are one and
 # the same bird; each class bears **one mark on one part**, its *deciding* part. Pose, direction, size, plumage, light, background,
-# berries in the colours of the marks and leaves in front vary in the same way in all classes. Leaves may hide any part but the deciding one.
+# berries in the colors of the marks and leaves in front vary in the same way in all classes. Leaves may hide any part but the deciding one.
 
 # %% tags=["output"]
-print(f"{len(classes)} classes, {birds.image_size} × {birds.image_size} pixels; parts: {', '.join(part_names)}")
+print(f"{len(classes)} classes, {birds.image_size} × {birds.image_size} pixels")
+print(f"parts: {', '.join(part_names)}")
 for name in ("train", "val", "test"):
     split = getattr(birds, name)
-    print(f"{name:>5}: {len(split):>5,} images; " + ", ".join(f"{k} {tuple(v.shape)}" for k, v in split.parts.items()))
+    shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in split.parts.items())
+    print(f"{name:>5}: {len(split):>5,} images; {shapes}")
 
 # %% tags=["figure"]
-deciding_of = {int(c): int(d) for c, d in zip(birds.train.labels, birds.train.parts["deciding"], strict=True)}
-order = sorted(range(len(classes)), key=lambda c: (deciding_of[c], c))  # classes of one part side by side
+parts = birds.train.parts
+pairs = zip(birds.train.labels.tolist(), parts["discriminative"].tolist(), strict=True)
+deciding_of = dict(pairs)  # class → part
+order = sorted(
+    range(len(classes)),
+    key=lambda c: (deciding_of[c], c),
+)  # classes of one part side by side
 
 
 def picture(split, i: int) -> np.ndarray:
@@ -168,16 +200,18 @@ for ax in axes.flat:
 show(
     figure,
     name="fig-primer-classes",
-    caption="A bird of each class with its deciding part outlined, and below it the oracle crop. The two classes of a column share "
-    "the deciding part and differ in the mark on it. The outline is the place of the mark, not its shape.",
-    alt="Twelve small drawn birds in varied poses and colours before varied backgrounds, each with one outlined part: crown, eye, "
-    "beak, breast, wing or tail. Under each bird is the outlined part enlarged.",
+    caption="A bird of each class with its deciding part outlined, and below it the "
+    "oracle crop. The two classes of a column share the deciding part and differ in "
+    "the mark on it. The outline is the place of the mark, not its shape.",
+    alt="Twelve small drawn birds in varied poses and colors before varied "
+    "backgrounds, each with one outlined part: crown, eye, beak, breast, wing or "
+    "tail. Under each bird is the outlined part enlarged.",
 )
 
 # %% [markdown]
-# Every image comes with a mask, a box and a centre point for each part, and the number of the deciding part, in `Split.parts`. The
+# Every image comes with a mask, a box and a center point for each part, and the number of the deciding part, in `Split.parts`. The
 # **oracle crop** is the square around the deciding part's box, its side extended by half and resized to the size of the image: what a perfect
-# localiser would hand to the classifier. Accuracy on it says how hard the marks themselves are, and so how much
+# localizer would hand to the classifier. Accuracy on it says how hard the marks themselves are, and so how much
 # of a network's error could come from looking in the wrong place. It is generous: *which* part is shown is itself a hint, for only the
 # classes that part decides remain.
 
@@ -185,7 +219,11 @@ show(
 i = int((birds.train.labels == order[4]).nonzero()[3])
 parts = {name: np.asarray(value[i]) for name, value in birds.train.parts.items()}
 figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.8))
-for ax, title in zip(axes, ("image", "masks", "boxes and points", "oracle crop"), strict=True):
+for ax, title in zip(
+    axes,
+    ("image", "masks", "boxes and points", "oracle crop"),
+    strict=True,
+):
     ax.imshow(picture(oracle.train if title == "oracle crop" else birds.train, i))
     ax.set(xticks=[], yticks=[], title=title)
     ax.spines[:].set_visible(False)
@@ -195,31 +233,46 @@ for p, name in enumerate(part_names):
     tint = np.zeros((*parts["masks"][p].shape, 4))
     tint[parts["masks"][p]] = (*plt.matplotlib.colors.to_rgb(COLORS[p]), 0.85)
     axes[1].imshow(tint)
-    x1, y1, x2, y2 = parts["boxes"][p] - 0.5  # pixel k spans k − ½ to k + ½ in imshow
-    wide = 2.6 if p == parts["deciding"] else 1.2
-    axes[2].add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="white", lw=wide + 1.6))
-    axes[2].add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=COLORS[p], lw=wide))
+    x1, y1, x2, y2 = parts["boxes"][p] - 0.5  # imshow draws pixel k from k − ½ to k + ½
+    wide = 2.6 if p == parts["discriminative"] else 1.2
+    axes[2].add_patch(
+        plt.Rectangle(
+            (x1, y1),
+            x2 - x1,
+            y2 - y1,
+            fill=False,
+            ec="white",
+            lw=wide + 1.6,
+        ),
+    )
+    axes[2].add_patch(
+        plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=COLORS[p], lw=wide),
+    )
     axes[2].plot(*(parts["points"][p] - 0.5), "o", ms=4, mfc=COLORS[p], mec="white")
     axes[1].plot([], [], "s", color=COLORS[p], label=name)
 figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
 show(
     figure,
     name="fig-primer-parts",
-    caption="What is known of one image: a mask, a box and a point for each visible part. The thick box belongs to the deciding part; the "
-    "oracle crop on the right is cut around it.",
-    alt="Four pictures of one drawn bird: the image, coloured masks on its parts, coloured boxes with centre points, and the "
-    "deciding part cropped and enlarged.",
+    caption="What is known of one image: a mask, a box and a point for each visible "
+    "part. The thick box belongs to the deciding part; the oracle crop on the right "
+    "is cut around it.",
+    alt="Four pictures of one drawn bird: the image, colored masks on its parts, "
+    "colored boxes with center points, and the deciding part cropped and enlarged.",
 )
 
 # %% [markdown]
 # A box is no more than the first and last row and column of a mask. From scratch, against the library:
 
 # %%
-mask = parts["masks"][parts["deciding"]]  # (S, S)
+mask = parts["masks"][parts["discriminative"]]  # (S, S)
 rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-scratch = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)  # x1 y1 x2 y2, ends exclusive
+scratch = np.array(
+    [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1],
+    np.float32,
+)  # x1 y1 x2 y2, ends exclusive
 np.testing.assert_array_equal(mask_boxes(mask[None, None])[0, 0], scratch)
-np.testing.assert_array_equal(parts["boxes"][parts["deciding"]], scratch)
+np.testing.assert_array_equal(parts["boxes"][parts["discriminative"]], scratch)
 
 # %% [markdown]
 # How small is what decides? The share of the image that the deciding part covers, over the test images that each part decides:
@@ -227,23 +280,27 @@ np.testing.assert_array_equal(parts["boxes"][parts["deciding"]], scratch)
 # %% tags=["table"]
 test_parts = birds.test.parts
 visible = np.asarray(test_parts["masks"]).any((2, 3))  # (N, P)
-cells = 8 * 8  # of the last feature map of the network below, at this image size
+side = birds.image_size // 8  # of the last feature map of the small network
 rows = []
 for p, name in enumerate(part_names):
-    mine = np.asarray(test_parts["deciding"]) == p
+    mine = np.asarray(test_parts["discriminative"]) == p
     if mine.any():
-        area = np.asarray(test_parts["masks"])[mine, p].mean((1, 2))
+        seen = 100 * visible[~mine, p].mean()
+        area = 100 * np.asarray(test_parts["masks"])[mine, p].mean((1, 2))
         rows.append(
             {
                 "deciding part": name,
                 "marks": ", ".join(classes[c] for c in order if deciding_of[c] == p),
-                "mean share of the image, %": f"{100 * area.mean():.2f}",
-                "smallest to largest, %": f"{100 * area.min():.2f} to {100 * area.max():.2f}",
-                "cells of an 8 × 8 map": f"{cells * area.mean():.1f}",
-                "to be seen, at least in part, where it does not decide, %": f"{100 * visible[~mine, p].mean():.0f}",
-            }
+                "mean share of the image, %": f"{area.mean():.2f}",
+                "smallest to largest, %": f"{area.min():.2f} to {area.max():.2f}",
+                f"positions of {side} × {side}": f"{side**2 * area.mean() / 100:.1f}",
+                "visible where it does not decide, %": f"{seen:.0f}",
+            },
         )
-show_table(pd.DataFrame(rows), foot=f"Computed from the masks of {len(birds.test):,} test images.")
+show_table(
+    pd.DataFrame(rows),
+    foot=f"Computed from the masks of {len(birds.test):,} test images.",
+)
 
 # %% [markdown]
 # Global average pooling gives each cell of the last map the same weight, so the deciding part's share of the pooled feature is about
@@ -267,8 +324,9 @@ PUBLISHED = {  # official sizes: classes, training (and validation) images, test
     "Flowers-102": (102, 2_040, 6_149),
     "Oxford-IIIT Pet": (37, 3_680, 3_669),
 }
-sizes = PUBLISHED | {"synthetic birds": (len(classes), len(birds.train), len(birds.test))}
-ASSUMED = 0.9  # accuracy for which the standard errors are computed
+sizes = PUBLISHED | {
+    "synthetic birds": (len(classes), len(birds.train), len(birds.test)),
+}
 
 
 def standard_error(p: float, n: int) -> float:
@@ -284,19 +342,28 @@ show_table(
             "a class": round(train / c),
             "test": f"{n:,}",
             "one image, points": f"{100 / n:.3f}",
-            f"standard error at {100 * ASSUMED:.0f} %, points": f"{100 * standard_error(ASSUMED, n):.2f}",
+            f"error at {assumed:.0%}": f"{100 * standard_error(assumed, n):.2f}",
         }
         for name, (c, train, n) in sizes.items()
     ),
-    foot="Official training and validation images together; sizes as published, the other columns computed.",
+    foot="Official training and validation images together; sizes as published, "
+    "the other columns computed; standard errors in points.",
 )
 
 # %% [markdown]
-# Remember the last column when two methods differ by a few tenths of a point.
+# Remember the last column when you read one accuracy: a few tenths of a point are within its noise. It is not the standard error of a *difference*.
+# Two networks that are tested on the same images find mostly the same images hard. If only one of them is right on the fraction $d$ of the images, and
+# their accuracies differ by $\Delta$, the difference has the standard error
+#
+# $$
+# \sigma_\Delta = \sqrt{(d - \Delta^2) / n} ,
+# $$ (eq-primer-paired-se)
+#
+# which is less than $\sqrt 2\,\sigma_n$ where they err together. {ref}`primer-read` computes both for two networks.
 #
 # - **CUB** has 15 part points and a box for each image; most methods, and all in this book, train on the class label alone.
-# - **Cars**: the original download is gone. Chapters that train on one GPU use crops cut from its official *training* images, so their numbers
-#   compare rows with each other and not with papers.
+# - **Cars**: the original download is gone. `"cars196_crops"` are crops cut from its official *training* images, so numbers on them
+#   compare methods with each other and not with papers.
 # - **Aircraft** is published as three sets of similar size. The usual protocol trains on two, `trainval`; code that reads only `train` trains on half.
 # - **Flowers**: in the official split training and validation images together are fewer than the test images.
 #
@@ -316,9 +383,9 @@ show_table(
 # | family | changes | idea | in this book | relatives |
 # | --- | --- | --- | --- | --- |
 # | **losses** | $L$ | same network, more demanding training: compact classes, or channels that belong to a class and differ in place | Center Loss {footcite:p}`wen2016discriminative`, MC-Loss {footcite:p}`chang2020devil` | pairwise confusion {footcite:p}`dubey2018pairwise` |
-# | **higher-order features** | $\operatorname{pool}$ | pool products of channels, not channels: *which things occur together at one place* | Bilinear CNN {footcite:p}`lin2015bilinear` | its compact and normalised forms {footcite:p}`lin2018bilinear` |
+# | **higher-order features** | $\operatorname{pool}$ | pool products of channels, not channels: *which things occur together at one place* | Bilinear CNN {footcite:p}`lin2015bilinear` | its compact and normalized forms {footcite:p}`lin2018bilinear` |
 # | **interaction** | $F$, before pooling | let channels, places or two images look at each other | CIN {footcite:p}`gao2020channel` | squeeze-and-excitation {footcite:p}`hu2018squeeze`, non-local {footcite:p}`wang2018nonlocal` |
-# | **localisation** | $x$ | find the part by attention, enlarge it, look again | TASN {footcite:p}`zheng2019looking`, AP-CNN {footcite:p}`ding2021apcnn` | NTS-Net {footcite:p}`yang2018learning`, WS-DAN {footcite:p}`hu2019better` |
+# | **localization** | $x$ | find the part by attention, enlarge it, look again | TASN {footcite:p}`zheng2019looking`, AP-CNN {footcite:p}`ding2021apcnn` | NTS-Net {footcite:p}`yang2018learning`, WS-DAN {footcite:p}`hu2019better` |
 #
 # The borders are soft: TASN distils, AP-CNN changes $F$ too, CIN brings a loss over pairs. {footcite:t}`wei2022fine`
 # survey the field, with a grouping of their own. Losses cost nothing once training is over; pooled products cost memory; a second look
@@ -326,15 +393,24 @@ show_table(
 #
 # ## The baseline
 #
-# The plain network is {eq}`eq-primer-pipeline` itself: a small ResNet {footcite:p}`he2016deep` from scratch, global average pooling, one linear
-# layer. It is trained here, on this page.
+# The plain network is {eq}`eq-primer-pipeline` itself: by default a small ResNet {footcite:p}`he2016deep` from scratch, global average pooling, one linear
+# layer. It is trained here, on this page, and so is the same backbone with another head, of which more below.
+
+# %% tags=["experiment"]
+heads = {
+    "linear head": base,
+    "BN-ELU head, max pool": vary(
+        base,
+        method_args={"head": "bn_elu", "hidden": hidden, "pool": "max"},
+    ),
+}
+trained = study.live("networks", heads)
 
 # %%
-group = wanted.groups()["birds/baseline"]
-kind = profile if profile in group.profiles else "quick"  # the protocols of papers have no synthetic birds
-config = group.configs(kind)["linear head"][0]
-method, record = results.trained(config, profile=kind, chapter=CHAPTER, data=birds, device=device)
-used = next(method.parameters()).device
+images = birds if dataset == "birds" else load(dataset, **base.data_args)
+method, record = trained["linear head"].method, trained["linear head"].record
+where = next(method.parameters()).device
+known_parts = "discriminative" in images.test.parts
 
 
 # %% [markdown]
@@ -344,33 +420,40 @@ used = next(method.parameters()).device
 # %% tags=["output"]
 @torch.no_grad()
 def test_features() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pooled features (N, C), the library's logits (N, classes) and labels (N,) of the test images, in order."""
+    """Of the test images: pooled features (N, C), logits (N, classes), labels (N,)."""
     features, logits, labels = [], [], []
-    for images, y, _ in Loader(birds, "test", 256, train=False, seed=0, device=used).epoch(0):
-        maps = method.backbone(images)[method.backbone.last]  # (B, C, h, w)
+    loader = Loader(images, "test", 256, train=False, seed=0, device=where)
+    for x, y, _ in loader.epoch(0):
+        maps = method.backbone(x)[method.backbone.last]  # (B, C, h, w)
         features.append(maps.mean((2, 3)).cpu())
-        logits.append(method(images).logits.cpu())
+        logits.append(method(x).logits.cpu())
         labels.append(y.cpu())
     return torch.cat(features), torch.cat(logits), torch.cat(labels)
 
 
 features, logits, labels = test_features()
-weight, bias = method.head.weight.detach().cpu(), method.head.bias.detach().cpu()  # (classes, C), (classes,)
+weight, bias = (
+    method.head.weight.detach().cpu(),
+    method.head.bias.detach().cpu(),
+)  # (classes, C), (classes,)
 torch.testing.assert_close(features @ weight.T + bias, logits, rtol=1e-3, atol=1e-3)
 accuracy = float((logits.argmax(1) == labels).float().mean())
-print(f"{sum(p.numel() for p in method.parameters()):,} parameters, features {tuple(features.shape)}")
-print(f"test accuracy of this page's network: {100 * accuracy:.1f} % (chance: {100 / len(classes):.1f} %)")
+print(f"{sum(p.numel() for p in method.parameters()):,} parameters")
+print(f"features {tuple(features.shape)}")
+print(f"test accuracy of this page's network: {100 * accuracy:.1f} %")
+print(f"by chance: {100 / len(images.classes):.1f} %")
 
 # %% [markdown]
 # ### Two heads
 #
-# The released code of MC-Loss and of AP-CNN has another classifier: batch normalisation, a linear layer, batch normalisation, ELU and a last linear
+# The released code of MC-Loss and of AP-CNN has another classifier: batch normalization, a linear layer, batch normalization, ELU and a last linear
 # layer. A method that brings this head and is compared with a linear one is given credit for the head. So there are
 # **two baselines**, and tables say which head a row has. The second baseline also pools by the maximum, as the released MC-Loss code does.
 
+# %% tags=["experiment"]
+by_head = study.run("baseline", heads)
+
 # %%
-heads, by_head = measure("birds/baseline")
-bound, by_input = measure("birds/oracle")
 ACCURACY = {
     "training accuracy, %": "train_accuracy",
     "validation, %": "val_accuracy",
@@ -378,95 +461,159 @@ ACCURACY = {
 }
 
 # %% tags=["table"]
-show_table(summarise(by_head, ACCURACY, "network"), foot=provenance_line(heads))
+show_table(summarize(by_head, ACCURACY, "network"), foot=study.foot(by_head))
 
 # %% [markdown]
 # ### How far could one get?
 #
-# The same network, the same budget, and images cropped to the deciding part:
+# Where the deciding part is known, the same network can be trained with the same budget on images cropped to it:
+
+# %% tags=["experiment"]
+if dataset == "birds":
+    crops = {
+        "whole image": base,
+        "oracle crop of the deciding part": vary(base, data="birds_oracle"),
+    }
+    by_input = study.run("oracle", crops)
 
 # %% tags=["table"]
-show_table(summarise(by_input, ACCURACY, "network"), foot=provenance_line(bound))
+if dataset == "birds":
+    show_table(summarize(by_input, ACCURACY, "network"), foot=study.foot(by_input))
 
 # %% [markdown]
-# Read the line under each table first. *Profile cpu* or *gpu* means complete, committed runs. Where no such run has been committed yet, the rows were only
-# run for a few steps, to prove that they run, and have no numbers. (In *quick* the two heads are trained to the end.)
-#
-# The gap between whole images and oracle crops is what *looking in the right place* could bring, at this budget. It is a bound for localisation, not for everything: a better
+# The gap between whole images and oracle crops is what *looking in the right place* could bring, at this budget. It is a bound for localization, not for everything: a better
 # classifier could read the marks better. And part of the gap is the hint that the choice of the crop gives.
-#
-# On the car crops from scratch, where one GPU has measured them, the same two heads:
 
-# %%
-cars = wanted.records("cars/baseline")
-if cars:
-    show_table(summarise(wanted.table("cars/baseline", cars), ACCURACY, "network"), foot=provenance_line(cars))
-else:
-    print("The two heads have no committed record on the car crops yet.")
+# %% tags=["table"]
+on_photos = study.recorded("baseline", profile="photos")
+if on_photos["measured"].any():
+    show_table(
+        summarize(on_photos, ACCURACY, "network"),
+        title="The two heads on photographs",
+        foot=study.foot(on_photos),
+    )
 
 # %% [markdown]
 # ### Where does it err?
 #
-# Two kinds of error. The network may look at the right part and misread the mark, or look elsewhere and see a mark that is not there. The deciding
-# part of the *predicted* class tells them apart.
+# On the birds there are two kinds of error. The network may look at the right part and misread the mark, or look elsewhere and see a mark that is not
+# there. The deciding part of the *predicted* class tells them apart. (On data without known parts, the twelve classes with the most errors are drawn.)
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 predicted = logits.argmax(1)
-confusion = np.zeros((len(classes), len(classes)), int)
+count = len(images.classes)
+confusion = np.zeros((count, count), int)
 np.add.at(confusion, (labels.numpy(), predicted.numpy()), 1)
-share = 100 * confusion[np.ix_(order, order)] / confusion.sum(1)[order][:, None]
+errors = confusion.sum(1) - confusion.diagonal()
+worst = np.argsort(-errors, kind="stable")[:12]
+drawn = order if known_parts else sorted(worst.tolist())
+fraction = 100 * confusion[np.ix_(drawn, drawn)] / confusion.sum(1)[drawn][:, None]
 figure, ax = plt.subplots(figsize=(7.6, 6.4))
-image = ax.imshow(share, cmap="cividis", vmin=0, vmax=100)
-for r in range(len(order)):
-    for c in range(len(order)):
-        if share[r, c] >= 0.5:
-            ink = "black" if share[r, c] > 55 else "white"
-            ax.text(c, r, f"{share[r, c]:.0f}", ha="center", va="center", fontsize=8, color=ink)
-for edge in range(len(order)):
-    if edge and deciding_of[order[edge]] != deciding_of[order[edge - 1]]:
-        ax.axhline(edge - 0.5, color="white", lw=1)
-        ax.axvline(edge - 0.5, color="white", lw=1)
-names = [f"{classes[c]} ({part_names[deciding_of[c]]})" for c in order]
-ax.set_xticks(range(len(order)), names, rotation=45, ha="right", fontsize=8)
-ax.set_yticks(range(len(order)), names, fontsize=8)
+image = ax.imshow(fraction, cmap="cividis", vmin=0, vmax=100)
+for (r, c), value in np.ndenumerate(fraction):
+    if value >= 0.5:
+        ink = "black" if value > 55 else "white"
+        ax.text(c, r, f"{value:.0f}", ha="center", va="center", fontsize=8, color=ink)
+names = [images.classes[c] for c in drawn]
+if known_parts:
+    for edge in range(1, len(drawn)):
+        if deciding_of[drawn[edge]] != deciding_of[drawn[edge - 1]]:
+            ax.axhline(edge - 0.5, color="white", lw=1)
+            ax.axvline(edge - 0.5, color="white", lw=1)
+    names = [f"{classes[c]} ({part_names[deciding_of[c]]})" for c in drawn]
+ax.set_xticks(range(len(drawn)), names, rotation=45, ha="right", fontsize=8)
+ax.set_yticks(range(len(drawn)), names, fontsize=8)
 ax.set(xlabel="predicted", ylabel="true")
 figure.colorbar(image, label="% of the true class", shrink=0.8)
 show(
     figure,
     name="fig-primer-confusion",
-    caption="Confusions of the network trained on this page, in per cent of the true class. White lines bound the blocks of classes that share their deciding part: "
-    "an error inside a block is a misread mark, one outside is a mark seen on the wrong part.",
-    alt="Confusion matrix of twelve classes, ordered by deciding part and divided into six blocks of two classes.",
+    caption="Confusions of the network trained on this page, in percent of the true "
+    "class. Where parts are known, white lines bound the blocks of classes that share "
+    "their deciding part: an error inside a block is a misread mark, one outside is a "
+    "mark seen on the wrong part.",
+    alt="Confusion matrix of up to twelve classes; those of the birds are ordered by "
+    "deciding part and divided into six blocks of two classes.",
 )
 
 # %% tags=["table"]
 part_of = torch.tensor([deciding_of[c] for c in range(len(classes))])
-true_part, seen_part = part_of[labels], part_of[predicted]
+true_part, seen_part = (part_of[y] if known_parts else y for y in (labels, predicted))
 rows = []
-for p, name in enumerate(part_names):
+for p, name in enumerate(part_names if known_parts else ()):
     mine = true_part == p
     if mine.any():
         wrong = mine & (predicted != labels)
         elsewhere = wrong & (seen_part != p)
         most = torch.bincount(seen_part[elsewhere], minlength=len(part_names))
+
+        def rate(which: torch.Tensor, mine: torch.Tensor = mine) -> str:
+            return f"{100 * float(which.sum() / mine.sum()):.1f}"
+
         rows.append(
             {
                 "deciding part": name,
-                "right, %": f"{100 * float((predicted == labels)[mine].float().mean()):.1f}",
-                "other mark, same part, %": f"{100 * float((wrong & ~elsewhere).sum() / mine.sum()):.1f}",
-                "mark of another part, %": f"{100 * float(elsewhere.sum() / mine.sum()):.1f}",
-                "most often of": part_names[int(most.argmax())] if elsewhere.any() else "",
-            }
+                "right, %": rate(mine & ~wrong),
+                "other mark, same part, %": rate(wrong & ~elsewhere),
+                "mark of another part, %": rate(elsewhere),
+                "most often of": part_names[most.argmax()] if elsewhere.any() else "",
+            },
         )
-show_table(pd.DataFrame(rows), foot=provenance_line([record]))
+live = study.live_frame(trained)
+if rows:
+    show_table(
+        pd.DataFrame(rows),
+        foot=study.foot(live[live["variant"] == "linear head"]),
+    )
 
 # %% [markdown]
+# (primer-read)=
 # ## How to read the results
 #
 # **What was measured.** Accuracy on the *whole* test set, with the weights of the **last** epoch. Nothing is chosen on test images; the test set is evaluated once
-# for each run. Each run leaves a record: configuration, data fingerprint, versions, device, history. Tables are drawn from records.
+# for each run. Each run leaves a record: configuration, data fingerprint, versions, device, threads, history. Tables are drawn from records; where a run
+# has none yet, the table has a dash and the line under it says so.
 #
 # **± is a spread, not an interval.** `61.3 ± 0.4` is the mean and the standard deviation over seeds.
+
+# %% tags=["table"]
+known = by_head.assign(accuracy=by_head.get("test_accuracy", np.nan))
+rows = [
+    {"seed": seed} | {r.variant: plus_minus([r.accuracy]) for r in same.itertuples()}
+    for seed, same in known.groupby("seed")
+]
+rows.append(
+    {"seed": "mean ± standard deviation"}
+    | {name: plus_minus(group["accuracy"]) for name, group in known.groupby("variant")},
+)
+show_table(pd.DataFrame(rows), foot="Test accuracy, %. " + study.foot(by_head))
+
+# %% [markdown]
+# **A run is a function of its seed, and of more.** The configuration, the data and the versions of the packages decide it too, and so does the
+# number of threads of a CPU: *the same seed, CPU and torch give other numbers with another number of threads.* Threads split the sums
+# inside a convolution, and floating-point addition is not associative, so the last digits differ; training enlarges the difference step by step. One
+# short run of the small network on the birds, repeated:
+
+# %% tags=["output"]
+assert (0.1 + 0.2) + 0.3 != 0.1 + (0.2 + 0.3)  # the order of a sum matters
+short = configuration(
+    dataset="birds",
+    backbone="small",
+    lr=lr,
+    batch_size=batch_size,
+    max_steps=thread_steps,
+)
+before = torch.get_num_threads()
+for number in threads:
+    torch.set_num_threads(number)
+    run = fit(short, data=birds, device="cpu")
+    loss = f"loss {run.history[0]['loss']:.7f} … {run.history[-1]['loss']:.7f}"
+    print(f"threads {number}: {loss}, test {100 * run.final['test_accuracy']:.2f} %")
+torch.set_num_threads(before)
+
+# %% [markdown]
+# Runs with the same number of threads are equal to the last digit; with another number they part. Neither is more right: the difference belongs to the same spread as that over
+# seeds. So compare runs of one thread count; the line under each table names it.
 #
 # **Differences are paired.** Runs with the same seed share the order of the batches, and the first weights where they have the same layers. Their difference is
 # often steadier than either of them. For differences $d_1, \dots, d_n$ with mean $\bar d$ and standard deviation $s_d$ we give Student's interval,
@@ -483,60 +630,69 @@ b = np.array([0.60, 0.665, 0.605])
 difference = a - b
 half = stats.t.ppf(0.975, len(a) - 1) * difference.std(ddof=1) / np.sqrt(len(a))
 library = paired(
-    pd.DataFrame({"seed": range(3), "accuracy": a}), pd.DataFrame({"seed": range(3), "accuracy": b}), "accuracy"
+    pd.DataFrame({"seed": range(3), "accuracy": a}),
+    pd.DataFrame({"seed": range(3), "accuracy": b}),
+    "accuracy",
 )
-np.testing.assert_allclose([library["low"], library["high"]], [difference.mean() - half, difference.mean() + half])
+np.testing.assert_allclose(
+    [library["low"], library["high"]],
+    [difference.mean() - half, difference.mean() + half],
+)
 loose = stats.ttest_ind(a, b).confidence_interval(0.95)
-print(
-    f"paired:   {100 * difference.mean():+.1f} points, interval [{100 * library['low']:+.1f}, {100 * library['high']:+.1f}]"
-)
-print(f"unpaired: {100 * difference.mean():+.1f} points, interval [{100 * loose.low:+.1f}, {100 * loose.high:+.1f}]")
+gap = 100 * difference.mean()
+low, high = 100 * library["low"], 100 * library["high"]
+print(f"paired:   {gap:+.1f} points, interval [{low:+.1f}, {high:+.1f}]")
+low, high = 100 * loose.low, 100 * loose.high
+print(f"unpaired: {gap:+.1f} points, interval [{low:+.1f}, {high:+.1f}]")
 for n in (2, 3, 5, 10):
-    print(
-        f"{n:>2} seeds: half the interval is {stats.t.ppf(0.975, n - 1) / np.sqrt(n):.2f} standard deviations of the differences"
-    )
+    width = stats.t.ppf(0.975, n - 1) / np.sqrt(n)
+    print(f"{n:>2} seeds: ± {width:.2f} standard deviations of the differences")
 
 # %% [markdown]
 # An interval that holds 0 does not show that two methods are equal; it shows that these seeds cannot tell. With one seed there is no interval at
-# all. Applied to the tables above, where there are seeds enough:
+# all. Applied to the tables above:
 
 
 # %% tags=["table"]
 def contrast(runs: pd.DataFrame, better: str, worse: str) -> dict[str, object]:
-    one, other = runs[runs["row"] == better], runs[runs["row"] == worse]
-    if not set(one["seed"]) & set(other["seed"]):
-        return {
-            "difference": f"{better} − {worse}",
-            "points": "not measured",
-            "95 % interval": "",
-            "seeds": 0,
-            "profile": "",
-        }
+    line: dict[str, object] = {"difference": f"{better} − {worse}"}
+    if "test_accuracy" not in runs:
+        return line | {"points": "not measured", "95 % interval": "", "seeds": 0}
+    one, other = (runs[runs["variant"] == name] for name in (better, worse))
+    both = set(one.dropna(subset="test_accuracy")["seed"])
+    if not both & set(other.dropna(subset="test_accuracy")["seed"]):
+        return line | {"points": "not measured", "95 % interval": "", "seeds": 0}
     gap = paired(one, other, "test_accuracy")
-    known = gap["seeds"] > 1
-    return {
-        "difference": f"{better} − {worse}",
+    ends = f"[{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+    return line | {
         "points": f"{100 * gap['mean']:+.1f}",
-        "95 % interval": f"[{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]" if known else "none with one seed",
+        "95 % interval": ends if gap["seeds"] > 1 else "none with one seed",
         "seeds": int(gap["seeds"]),
-        "profile": ", ".join(sorted(set(runs["profile"]))),
     }
 
 
-show_table(
-    pd.DataFrame(
-        [
-            contrast(by_head, "BN-ELU head, max pool", "linear head"),
-            contrast(by_input, "oracle crop of the deciding part", "whole image"),
-        ]
-    ),
-    foot=provenance_line([*heads, *bound]),
-)
+gaps = [contrast(by_head, "BN-ELU head, max pool", "linear head")]
+if dataset == "birds":
+    gaps.append(contrast(by_input, "oracle crop of the deciding part", "whole image"))
+show_table(pd.DataFrame(gaps), foot=study.foot(by_head))
 
 # %% [markdown]
 # Two uncertainties are at work. The interval over seeds asks: *would another training run say the same, on these test images?*
-# {eq}`eq-primer-se` asks: *would other test images?* A small gain on one test set has to pass both.
-#
+# {eq}`eq-primer-paired-se` asks: *would other test images?* A small gain on one test set has to pass both. For the two networks of this page:
+
+# %% tags=["output"]
+right_of = [predict(network.method, images, "test") for network in trained.values()]
+a, b = ((z.argmax(1) == y).double().numpy() for z, y in right_of)  # (N,) right or wrong
+delta, d, n = b.mean() - a.mean(), float((a != b).mean()), len(a)
+by_formula = np.sqrt((d - delta**2) / n)
+np.testing.assert_allclose(by_formula, (b - a).std() / np.sqrt(n), rtol=1e-9)
+alone = np.sqrt(a.var() / n + b.var() / n)  # as if each had test images of its own
+print(f"difference {100 * delta:+.2f} points on {n:,} images")
+print(f"only one network is right on {100 * d:.1f} % of them")
+print(f"standard error of the difference:       {100 * by_formula:.2f} points")
+print(f"if each had had test images of its own: {100 * alone:.2f} points")
+
+# %% [markdown]
 # ## The trap: choosing on the test set
 #
 # Many released training scripts evaluate on the test set after every epoch and report the best epoch. No image leaks into the gradients; still the number is too
@@ -558,41 +714,49 @@ def expected_max(p: float, n: int, k: int) -> float:
 
 
 def normal_max(k: int) -> float:
-    """m_k: the integral of z over the density of the largest of k, as the integral of [z > 0] − Φ(z)^k."""
+    """m_k, the mean of the largest of k, as the integral of [z > 0] − Φ(z)^k."""
     z = np.linspace(-9, 9, 18_001)
     return float(((z > 0) - stats.norm.cdf(z) ** k).sum() * (z[1] - z[0]))
 
 
 rng = np.random.default_rng(0)
 n = PUBLISHED["CUB-200-2011"][2]
-for k in (1, 10, 100, 300):
-    simulated = float((rng.binomial(n, ASSUMED, (20_000, k)) / n).max(1).mean())
-    exact, normal = expected_max(ASSUMED, n, k), ASSUMED + normal_max(k) * standard_error(ASSUMED, n)
-    np.testing.assert_allclose(simulated, exact, atol=1e-4)
-    print(
-        f"k = {k:>3}: simulated {100 * simulated:.2f} %, exact {100 * exact:.2f} %, approximated {100 * normal:.2f} %"
+for k in (1, *looks):
+    simulated = float((rng.binomial(n, assumed, (20_000, k)) / n).max(1).mean())
+    exact, normal = (
+        expected_max(assumed, n, k),
+        assumed + normal_max(k) * standard_error(assumed, n),
     )
+    np.testing.assert_allclose(simulated, exact, atol=1e-4)
+    print(f"k = {k:>3}: simulated {100 * simulated:.2f} %", end=", ")
+    print(f"exact {100 * exact:.2f} %, approximated {100 * normal:.2f} %")
 
 # %% [markdown]
 # Epochs of one run are not independent: an image that is hard today is hard tomorrow. If two epochs' measurements correlate with $\rho$, the shared
 # part of the noise is the same for all and cannot be picked; what remains to be picked shrinks to $m_k \sigma_n \sqrt{1 - \rho}$. It does not vanish:
 
+
 # %% tags=["table"]
-EPOCHS = 100
+def gained(n: int, k: int) -> float:
+    return 100 * (expected_max(assumed, n, k) - assumed)
+
+
+def correlated(n: int, k: int, rho: float = 0.9) -> float:
+    return 100 * normal_max(k) * standard_error(assumed, n) * np.sqrt(1 - rho)
+
+
 show_table(
     pd.DataFrame(
         {
             "test set": name,
             "images": f"{n:,}",
-            **{
-                f"best of {k}, independent": f"+{100 * (expected_max(ASSUMED, n, k) - ASSUMED):.2f}"
-                for k in (10, EPOCHS, 300)
-            },
-            f"best of {EPOCHS}, ρ = 0.9": f"+{100 * normal_max(EPOCHS) * standard_error(ASSUMED, n) * np.sqrt(0.1):.2f}",
+            **{f"best of {k}, independent": f"+{gained(n, k):.2f}" for k in looks},
+            f"best of {looks[-1]}, ρ = 0.9": f"+{correlated(n, looks[-1]):.2f}",
         }
         for name, (_, _, n) in sizes.items()
     ),
-    foot=f"Points of accuracy gained by choice alone, from nothing but n, k and a true accuracy of {100 * ASSUMED:.0f} % in every epoch.",
+    foot="Points of accuracy gained by choice alone, from nothing but n, k and a true "
+    f"accuracy of {100 * assumed:.0f} % in every epoch.",
 )
 
 # %% [markdown]
@@ -601,46 +765,63 @@ show_table(
 # The library never looks at the test set during training, so we play the same game on the validation images: what would "best epoch" have reported, and what does the last epoch say?
 
 # %%
-shown = [record] + [r for r in heads if r.id != record.id or r.profile != record.profile]
-labels_of = dict(zip(by_head["id"], by_head["row"], strict=True))
+shown = [record, *(r for r in study.records(by_head) if r.history)]
+names = dict(zip(by_head["id"], by_head["variant"], strict=True))
 rows = []
-for run in shown:
+for position, run in enumerate(shown):
     val = np.array([epoch["val_accuracy"] for epoch in run.history])
     rows.append(
         {
-            "run": labels_of.get(run.id, "linear head"),
-            "profile": run.profile,
+            "run": names[run.id] if position else "on this page: linear head",
             "seed": run.seed,
-            "epochs": len(val),
             "last epoch, %": f"{100 * val[-1]:.1f}",
             "best epoch, %": f"{100 * val.max():.1f}",
-            "which": int(val.argmax()) + 1,
+            "which": f"{int(val.argmax()) + 1} of {len(val)}",
             "gained by choice, points": f"{100 * (val.max() - val[-1]):+.1f}",
             "test, last epoch, %": f"{100 * run.final['test_accuracy']:.1f}",
-        }
+        },
     )
 
 # %% tags=["figure"]
-train_curve, val_curve = (100 * np.array([e[k] for e in record.history]) for k in ("train_accuracy", "val_accuracy"))
+train_curve = 100 * np.array([epoch["train_accuracy"] for epoch in record.history])
+val_curve = 100 * np.array([epoch["val_accuracy"] for epoch in record.history])
 steps = np.arange(1, len(val_curve) + 1)
 figure, ax = plt.subplots(figsize=(6.6, 3.4))
 ax.plot(steps, train_curve, "--", color=COLORS[6], label="training")
 ax.plot(steps, val_curve, "o-", ms=3.5, color=COLORS[0], label="validation")
 best = int(val_curve.argmax())
-ax.plot(steps[best], val_curve[best], "*", ms=15, color=COLORS[1], mec="white", label="best epoch")
-ax.plot(steps[-1], val_curve[-1], "s", ms=8, mfc="none", mec="black", label="last epoch")
+ax.plot(
+    steps[best],
+    val_curve[best],
+    "*",
+    ms=15,
+    color=COLORS[1],
+    mec="white",
+    label="best epoch",
+)
+ax.plot(
+    steps[-1],
+    val_curve[-1],
+    "s",
+    ms=8,
+    mfc="none",
+    mec="black",
+    label="last epoch",
+)
 ax.set(xlabel="epoch", ylabel="accuracy, %")
 ax.legend(loc="lower right")
 show(
     figure,
     name="fig-primer-epochs",
-    caption="Accuracy by epoch of the network trained on this page. How much of the ups and downs at the end of validation is learning, and how much is noise "
-    "that the star collects?",
-    alt="Training and validation accuracy over the epochs of one run, with the best validation epoch and the last epoch marked.",
+    caption="Accuracy by epoch of the network trained on this page. How much of the "
+    "ups and downs at the end of validation is learning, and how much is noise that "
+    "the star collects?",
+    alt="Training and validation accuracy over the epochs of one run, with the best "
+    "validation epoch and the last epoch marked.",
 )
 
 # %% tags=["table"]
-show_table(pd.DataFrame(rows), foot=provenance_line(shown))
+show_table(pd.DataFrame(rows), foot=study.foot(pd.concat([live.iloc[:1], by_head])))
 
 # %% [markdown]
 # The gain is never negative, whatever the noise does: that is the trap in one sentence. Validation accuracy chosen in this way is no longer an estimate of anything either; but there the test set
@@ -654,10 +835,12 @@ show_table(pd.DataFrame(rows), foot=provenance_line(shown))
 
 # %% tags=["output"]
 g = torch.Generator().manual_seed(0)
-VARIANTS, SPLITS = 300, 200
-noise = torch.randn(VARIANTS, *weight.shape, generator=g) * 0.05 * weight.std()
-scores = torch.einsum("nf,vcf->vnc", features, weight + noise) + bias  # (V, N, classes)
-right = (scores.argmax(2) == labels).double()  # (V, N)
+SPLITS = 200
+right = []  # (V, N)
+for _ in range(equals):
+    noise = 0.05 * weight.std() * torch.randn(weight.shape, generator=g)
+    right.append(((features @ (weight + noise).T + bias).argmax(1) == labels).double())
+right = torch.stack(right)
 chosen, honest, average = [], [], []
 for _ in range(SPLITS):
     half_a, half_b = torch.randperm(len(labels), generator=g).chunk(2)
@@ -666,15 +849,18 @@ for _ in range(SPLITS):
     chosen.append(float(on_a[winner]))
     honest.append(float(on_b[winner]))
     average.append(float(on_b.mean()))
-print(f"{VARIANTS} variants, {len(half_a)} images to choose on, mean of {SPLITS} random halvings")
+print(f"{equals} variants, {len(half_a)} images to choose on; {SPLITS} random halvings")
 print(f"accuracy of the winner where it was chosen: {100 * np.mean(chosen):.2f} %")
 print(f"accuracy of the winner on the other half:   {100 * np.mean(honest):.2f} %")
 print(f"accuracy of all variants on the other half: {100 * np.mean(average):.2f} %")
-rho = np.corrcoef(right[:40].numpy())[np.triu_indices(40, 1)].mean()
-formula = normal_max(VARIANTS) * standard_error(np.mean(average), len(half_a)) * np.sqrt(1 - rho)
-print(f"reported too much by choosing:              {100 * (np.mean(chosen) - np.mean(honest)):.2f} points")
-print(f"really gained by choosing:                  {100 * (np.mean(honest) - np.mean(average)):.2f} points")
-print(f"by the formula with ρ = {rho:.2f}:               {100 * formula:.2f} points")
+some = right[:40].numpy()
+rho = np.corrcoef(some)[np.triu_indices(len(some), 1)].mean()
+noise = standard_error(np.mean(average), len(half_a)) * np.sqrt(1 - rho)
+noise *= normal_max(equals)
+too_much, real = np.mean(chosen) - np.mean(honest), np.mean(honest) - np.mean(average)
+print(f"reported too much by choosing: {100 * too_much:.2f} points")
+print(f"really gained by choosing:     {100 * real:.2f} points")
+print(f"by the formula with ρ = {rho:.2f}:  {100 * noise:.2f} points")
 
 # %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(6.6, 3.4))
@@ -683,15 +869,20 @@ for position, (value, color) in enumerate(zip(values.T, COLORS, strict=False)):
     jitter = np.random.default_rng(position).uniform(-0.18, 0.18, len(value))
     ax.plot(value, position + jitter, ".", ms=4, alpha=0.5, color=color)
     ax.plot([value.mean()] * 2, [position - 0.32, position + 0.32], color="black", lw=2)
-ax.set_yticks(range(3), ["winner,\nchosen here", "winner,\nother half", "all variants,\nother half"])
+ax.set_yticks(
+    range(3),
+    ["winner,\nchosen here", "winner,\nother half", "all variants,\nother half"],
+)
 ax.invert_yaxis()
 ax.set(xlabel="accuracy, %")
 show(
     figure,
     name="fig-primer-choice",
-    caption="A dot is a random halving of the test images, the bar their mean. Top: what one would report for the best of many equal variants. Middle: what the same winner scores on images "
-    "that had no say. Bottom: the average variant.",
-    alt="Three rows of dots: accuracy of the chosen variant on the half it was chosen on, its accuracy on the other half, and the mean accuracy of all variants there.",
+    caption="A dot is a random halving of the test images, the bar their mean. Top: "
+    "what one would report for the best of many equal variants. Middle: what the same "
+    "winner scores on images that had no say. Bottom: the average variant.",
+    alt="Three rows of dots: accuracy of the chosen variant on the half it was chosen "
+    "on, its accuracy on the other half, and the mean accuracy of all variants there.",
 )
 
 # %% [markdown]
@@ -701,19 +892,26 @@ show(
 # set evaluated after each. Its script tests with `drop_last=True` in batches of 64.
 
 # %% tags=["output"]
-LOG = {"best of 300 epochs": 87.2569, "mean of the last ten": 86.88, "last epoch": 86.25}  # per cent, from that log
+LOG = {
+    "best of 300 epochs": 87.2569,
+    "mean of the last ten": 86.88,
+    "last epoch": 86.25,
+}  # percent, from that log
 n, batch = PUBLISHED["CUB-200-2011"][2], 64
 tested = n // batch * batch
 print(f"test images {n:,}; in whole batches {tested:,}; never tested {n - tested}")
-count = round(LOG["best of 300 epochs"] / 100 * tested)
-print(f"{count:,} / {tested:,} = {100 * count / tested:.4f} %, the best accuracy in the log")
+best = LOG["best of 300 epochs"] / 100
+count = round(best * tested)
+print(f"{count:,} / {tested:,} = {100 * count / tested:.4f} %, the best in the log")
 for name, value in LOG.items():
-    print(f"{name:<22} {value:7.2f} %   ({value - LOG['last epoch']:+.2f} to the last epoch)")
+    above = value - LOG["last epoch"]
+    print(f"{name:<22} {value:7.2f} %   ({above:+.2f} to the last epoch)")
 p = LOG["mean of the last ten"] / 100
-print(f"expected from choice alone, 300 independent epochs: {100 * (expected_max(p, tested, 300) - p):+.2f} points")
-print(
-    f"the same with ρ = 0.9:                              {100 * normal_max(300) * standard_error(p, tested) * 0.1**0.5:+.2f} points"
-)
+independent = expected_max(p, tested, 300) - p
+dependent = normal_max(300) * standard_error(p, tested) * np.sqrt(0.1)
+print("expected from choice alone,")
+print(f"  300 independent epochs: {100 * independent:+.2f} points")
+print(f"  the same with ρ = 0.9:  {100 * dependent:+.2f} points")
 
 # %% [markdown]
 # - **The published figure is the best epoch**, on the test images that fill whole batches. In that log a few tenths of a point to one point lie between it and

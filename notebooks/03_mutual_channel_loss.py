@@ -21,26 +21,42 @@
 # class with and without diversity, measures which parts they cover, and runs the places where paper and released code differ.
 
 # %% tags=["parameters"]
-profile = "quick"
-seeds = [0]
-epochs = 8
-train_limit = None
-data = ""
-device = "auto"
+dataset = "birds"  # synthetic, with known parts
+image_size = 64
+num_classes = (
+    12  # of the data set: from scratch, the last stage has ξ channels for each
+)
+backbone = "small"
+pretrained = False
+epochs = 30
+batch_size = 32
+lr = 0.1
+max_steps = None
+seeds = [0, 1, 2]
+device = None  # the best there is
+train = "missing"  # what has no record; "all" measures everything again, "never" shows what there is
+xi = 3
+mu = 1.5
+lam = 4.44
+hidden = 128  # width of the classifier's hidden layer
+xis = [1, 2, 3, 4, 6]
+drops = [0.0, 0.5, 0.67]
+mus = [0.1, 0.5, 1.5]
+lambdas = [1.0, 4.44, 10.0]
+confusion_weight = 10.0
+moments = [1, 4]  # epochs at which the picture of a network in training is drawn
+method_args = {}  # further arguments of MC-Loss
+settings = {}  # further settings of all runs
 
-# %%
+# %% tags=["setup", "hide-input"]
 import math
 import time
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import nn
-
-from fgvc_lib import results
 from fgvc_lib.backbones import resnet
 from fgvc_lib.config import Config
 from fgvc_lib.data import load
@@ -56,15 +72,37 @@ from fgvc_lib.losses.mutual_channel import (
 from fgvc_lib.losses.pairwise_confusion import pairwise_confusion
 from fgvc_lib.methods.baseline import Baseline
 from fgvc_lib.methods.mutual_channel import MutualChannel, class_maps
-from fgvc_lib.results import benchmarks, wanted
-from fgvc_lib.results.plots import COLORS, curve, show, show_table, style
-from fgvc_lib.results.tables import provenance_line, summarise
 from fgvc_lib.train import build
 from fgvc_lib.train.schedule import Stretch, learning_rate
+from fgvc_study import Study, benchmarks, vary
+from fgvc_study.figures import COLORS, curve, show, show_table, style
+from fgvc_study.protocol import configuration
+from fgvc_study.tables import summarize
+from torch import nn
 
-CHAPTER = "03_mutual_channel_loss"
-device = None if device == "auto" else device
-measure = partial(wanted.measure, profile=profile, device=device)
+study = Study("03_mutual_channel_loss", seeds=seeds, device=device, train=train)
+base = configuration(
+    dataset=dataset,
+    image_size=image_size,
+    backbone=backbone,
+    pretrained=pretrained,
+    epochs=epochs,
+    batch_size=batch_size,
+    lr=lr,
+    max_steps=max_steps,
+    settings=settings,
+)
+
+
+def mutual_channel(xi=xi, mu=mu, **arguments):
+    """Cross-entropy with MC-Loss; at μ = 0 the same network and head with cross-entropy alone."""
+    # a pretrained network keeps its channels, dealt to the classes as evenly as they can be
+    own = {} if pretrained else {"backbone_args": {"last_channels": num_classes * xi}}
+    groups = {} if pretrained else {"xi": xi}
+    known = groups | {"mu": mu, "lam": lam, "hidden": hidden} | method_args | arguments
+    return vary(base, method="mutual_channel", method_args=known, **own)
+
+
 style()
 
 # %% [markdown]
@@ -86,7 +124,9 @@ style()
 
 # %% tags=["output"]
 for channels, classes in ((600, 200), (2048, 200), (512, 200), (36, 12)):
-    runs = " + ".join(f"{n} classes × {xi}" for n, xi in channel_groups(channels, classes))
+    runs = " + ".join(
+        f"{n} classes × {xi}" for n, xi in channel_groups(channels, classes)
+    )
     print(f"{channels:>5} channels, {classes:>3} classes: {runs}")
 
 # %% [markdown]
@@ -159,7 +199,9 @@ def from_scratch(features, labels, classes, keep=None):
 
 
 dis, div, g, h = from_scratch(maps, label, 2)
-print(f"g = {[round(v, 4) for v in g[0].tolist()]}:  (ln 5 + 0 + 0 + ln 5) / 4 = {log(5) / 2:.4f}, and 0")
+print(
+    f"g = {[round(v, 4) for v in g[0].tolist()]}:  (ln 5 + 0 + 0 + ln 5) / 4 = {log(5) / 2:.4f}, and 0"
+)
 print(f"L_dis = ln(1 + 1/√5) = {log(1 + 5**-0.5):.4f}, from scratch {dis:.4f}")
 print(f"h = {h[0].tolist()}:  5/8 + 1/8 + 1/8 + 5/8, and 4 · 1/4;  L_div = {div:.3f}")
 
@@ -168,8 +210,13 @@ torch.testing.assert_close(library.dis, dis)
 torch.testing.assert_close(library.div, div)
 
 torch.manual_seed(0)
-many, labels = torch.randn(6, 30, 5, 7).relu(), torch.arange(6)  # 10 classes, ξ = 3, a map that is not square
-keep = channel_mask(30, 10, generator=torch.Generator().manual_seed(0))  # (30,): one of three hidden
+many, labels = (
+    torch.randn(6, 30, 5, 7).relu(),
+    torch.arange(6),
+)  # 10 classes, ξ = 3, a map that is not square
+keep = channel_mask(
+    30, 10, generator=torch.Generator().manual_seed(0)
+)  # (30,): one of three hidden
 dis, div, *_ = from_scratch(many, labels, 10, keep)
 library = mutual_channel_loss(many, labels, 10, keep=keep)
 torch.testing.assert_close(library.dis, dis)  # the library agrees
@@ -182,14 +229,18 @@ torch.testing.assert_close(library.div, div)
 
 # %% tags=["figure"]
 y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
-centres = torch.tensor([[3.0, 4.0], [12.0, 5.0], [7.0, 12.0]])  # y x of each channel's peak when apart
+centres = torch.tensor(
+    [[3.0, 4.0], [12.0, 5.0], [7.0, 12.0]]
+)  # y x of each channel's peak when apart
 
 
 def bumps(spread):
     """Three channels with a peak each, moved from their common centre (0) to their places (1): (3, 16, 16)."""
     middle = centres.mean(0)
     at = middle + spread * (centres - middle)
-    return torch.stack([9 * torch.exp(-((y - a) ** 2 + (x - b) ** 2) / 6) for a, b in at.tolist()])
+    return torch.stack(
+        [9 * torch.exp(-((y - a) ** 2 + (x - b) ** 2) / 6) for a, b in at.tolist()]
+    )
 
 
 def plain(ax, values, **image):
@@ -199,7 +250,9 @@ def plain(ax, values, **image):
 
 
 figure, axes = plt.subplots(3, 4, figsize=(7.2, 5.6))
-for row, (name, spread) in zip(axes, {"together": 0.0, "closer": 0.15, "apart": 1.0}.items(), strict=True):
+for row, (name, spread) in zip(
+    axes, {"together": 0.0, "closer": 0.15, "apart": 1.0}.items(), strict=True
+):
     channels = bumps(spread)
     p = channels.flatten(1).softmax(1).view_as(channels)
     for j, ax in enumerate(row[:3]):
@@ -231,7 +284,11 @@ show(
 # initialisation and the mask have to see to that.
 
 # %% tags=["output"]
-for name, channels in {"equal": bumps(0.0), "nearly equal": bumps(0.02), "closer": bumps(0.15)}.items():
+for name, channels in {
+    "equal": bumps(0.0),
+    "nearly equal": bumps(0.02),
+    "closer": bumps(0.15),
+}.items():
     channels = channels[None].requires_grad_()
     (slope,) = torch.autograd.grad(group_diversity(channels, 1).sum(), channels)
     groups = channels.detach().flatten(2)[0]  # (ξ, HW)
@@ -257,7 +314,9 @@ for name, channels in {"equal": bumps(0.0), "nearly equal": bumps(0.02), "closer
 # %% tags=["output"]
 p, q = torch.randn(2, 1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 variation = 0.5 * (p.flatten().softmax(0) - q.flatten().softmax(0)).abs().sum()
-torch.testing.assert_close(group_diversity(torch.cat([p, q], 1), 1).squeeze(), 1 + variation)
+torch.testing.assert_close(
+    group_diversity(torch.cat([p, q], 1), 1).squeeze(), 1 + variation
+)
 
 
 def by_maximum(p):
@@ -282,28 +341,43 @@ def divergence(p):
     return (p[:, :, :, None] * (logp[:, :, :, None] - logp[:, :, None])).sum()
 
 
-DISTANCES = {"Euclidean": euclidean, "Euclidean, inner products": euclidean_gram, "Kullback–Leibler": divergence}
+DISTANCES = {
+    "Euclidean": euclidean,
+    "Euclidean, inner products": euclidean_gram,
+    "Kullback–Leibler": divergence,
+}
 
 
 def seconds(measure, p):
-    start = time.process_time()  # of the processor: other work on the machine does not count
+    start = (
+        time.process_time()
+    )  # of the processor: other work on the machine does not count
     torch.autograd.grad(measure(p), p)
     return time.process_time() - start
 
 
 def fastest_of(xi, rounds=6):
     """Fastest forward and backward of each, in turns, so that a busy moment hits all of them."""
-    p = torch.rand(8, 20, xi, 196).softmax(3).requires_grad_()  # 8 images, 20 classes, 14 × 14
+    p = (
+        torch.rand(8, 20, xi, 196).softmax(3).requires_grad_()
+    )  # 8 images, 20 classes, 14 × 14
     torch.testing.assert_close(euclidean(p), euclidean_gram(p), atol=1e-3, rtol=1e-2)
     every = {"maximum": by_maximum} | DISTANCES
-    times = [{name: seconds(measure, p) for name, measure in every.items()} for _ in range(rounds)]
+    times = [
+        {name: seconds(measure, p) for name, measure in every.items()}
+        for _ in range(rounds)
+    ]
     return {name: min(t[name] for t in times) for name in every}
 
 
 for xi in (3, 6, 12):
     times = fastest_of(xi)
-    ratios = ", ".join(f"{name} {times[name] / times['maximum']:.1f}×" for name in DISTANCES)
-    print(f"ξ = {xi:>2}, {xi * (xi - 1) // 2:>2} pairs; time over that of the maximum: {ratios}")
+    ratios = ", ".join(
+        f"{name} {times[name] / times['maximum']:.1f}×" for name in DISTANCES
+    )
+    print(
+        f"ξ = {xi:>2}, {xi * (xi - 1) // 2:>2} pairs; time over that of the maximum: {ratios}"
+    )
 
 # %% [markdown]
 # These times belong to the machine that built this page, and start from the distributions, which all of them need. Written pair by
@@ -320,10 +394,18 @@ for xi in (3, 6, 12):
 # %% tags=["output"]
 first, second = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
 for t in (0.0, 0.25, 0.5, 1.0):
-    pair = torch.stack([first, (1 - t) * first + t * second]).clamp(min=1e-12)  # (2, 2) distributions
-    diversity = group_diversity(pair.log()[None, :, None], 1).item()  # as two channels of two positions
-    confusion = pairwise_confusion(pair.log(), torch.tensor([0, 1])).item()  # as two predictions for two classes
-    print(f"{t:.2f} apart:  h - 1 = {diversity - 1:.3f},  pairwise confusion {confusion:.3f}")
+    pair = torch.stack([first, (1 - t) * first + t * second]).clamp(
+        min=1e-12
+    )  # (2, 2) distributions
+    diversity = group_diversity(
+        pair.log()[None, :, None], 1
+    ).item()  # as two channels of two positions
+    confusion = pairwise_confusion(
+        pair.log(), torch.tensor([0, 1])
+    ).item()  # as two predictions for two classes
+    print(
+        f"{t:.2f} apart:  h - 1 = {diversity - 1:.3f},  pairwise confusion {confusion:.3f}"
+    )
 
 # %% [markdown]
 # One grows in proportion, the other with the square: Pairwise Confusion hardly minds small differences. A table below has it
@@ -335,15 +417,20 @@ for t in (0.0, 0.25, 0.5, 1.0):
 # 12 classes, each with one mark on one part, and every part's place is known. With ξ = 3 the last map has 36 channels
 # of $8 \times 8$ cells.
 
-# %%
-birds = load("birds")
-deciding = torch.from_numpy(birds.test.parts["deciding"])  # (N,)
-configs = {row: found[0] for row, found in wanted.groups()["mc/live"].configs(profile).items()}
-trained = {
-    row: results.trained(config, profile=profile, chapter=CHAPTER, data=birds, device=device)
-    for row, config in configs.items()
+# %% tags=["experiment"]
+pair = {"dis": mutual_channel(parts="dis"), "dis + div": mutual_channel()}
+trained = study.live("pair", pair, metrics=["group_parts"])
+shorter = {
+    f"{row}, {count}": vary(config, epochs=count)
+    for row, config in pair.items()
+    for count in moments
 }
-where = next(trained["dis"][0].parameters()).device
+young = study.live("moments", shorter, metrics=["group_parts"])
+
+# %%
+birds = load(dataset, **base.data_args)
+deciding = torch.from_numpy(birds.test.parts["discriminative"])  # (N,)
+where = next(trained["dis"].method.parameters()).device
 
 
 def normalised(indices):
@@ -357,7 +444,9 @@ def normalised(indices):
 def channels_of(method, indices):
     """The channels of each image's true class, (B, ξ, h, w)."""
     features = method.eval()(normalised(indices)).maps["features"]
-    return class_maps(features, birds.test.labels[list(indices)].to(where), len(birds.classes)).cpu()
+    return class_maps(
+        features, birds.test.labels[list(indices)].to(where), len(birds.classes)
+    ).cpu()
 
 
 # %% tags=["figure"]
@@ -380,14 +469,24 @@ def outline(ax, i, color):
 
 def heat(ax, values, i):
     """A channel on a scale of its own, the deciding part outlined; a channel without any activation is crossed out."""
-    ax.imshow(values, extent=(0, SIDE, SIDE, 0), cmap="viridis", interpolation="nearest")
+    ax.imshow(
+        values, extent=(0, SIDE, SIDE, 0), cmap="viridis", interpolation="nearest"
+    )
     outline(ax, i, "white")
     if values.max() <= 0:
-        ax.plot([0, SIDE, SIDE / 2, 0, SIDE], [0, SIDE, SIDE / 2, SIDE, 0], color=COLORS[1], lw=1.5)
+        ax.plot(
+            [0, SIDE, SIDE / 2, 0, SIDE],
+            [0, SIDE, SIDE / 2, SIDE, 0],
+            color=COLORS[1],
+            lw=1.5,
+        )
 
 
-shown = [int((deciding == birds.part_names.index(p)).nonzero()[0]) for p in ("crown", "breast", "wing", "tail")]
-found = {row: channels_of(method, shown) for row, (method, _) in trained.items()}
+shown = [
+    int((deciding == birds.part_names.index(p)).nonzero()[0])
+    for p in ("crown", "breast", "wing", "tail")
+]
+found = {row: channels_of(network.method, shown) for row, network in trained.items()}
 figure, axes = plt.subplots(len(shown), 7, figsize=(9.4, 5.8))
 for r, (row, i) in enumerate(zip(axes, shown, strict=True)):
     bird(row[0], i)
@@ -417,31 +516,41 @@ show(
 # length.
 
 # %% tags=["figure"]
-moments: dict[str, dict[str, tuple[int, nn.Module, dict]]] = {row: {} for row in configs}
-per_epoch = math.ceil(len(birds.train) / configs["dis"].batch_size)
-for row, config in configs.items():
-    untrained = build(config, birds).to(where)
+stages: dict[str, dict[str, tuple[int, nn.Module, dict]]] = {row: {} for row in pair}
+for row, network in trained.items():
+    untrained = build(pair[row], birds).to(where)
     for layer in untrained.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.momentum = 1.0  # one batch is to give all statistics
     with torch.no_grad():
         untrained.train()(normalised(range(64)), birds.test.labels[:64].to(where))
-    moments[row]["not trained"] = (0, untrained, {})
-    for count in (1, 4):
-        short = config.replace(epochs=count, max_steps=min(count * per_epoch, config.max_steps or count * per_epoch))
-        then, record = results.trained(short, profile=profile, chapter=CHAPTER, data=birds, device=device)
-        moments[row][f"{count} epoch{'s' * (count > 1)}"] = (count, then, record.final)
-    moments[row][f"{config.epochs} epochs"] = (config.epochs, trained[row][0], trained[row][1].final)
+    stages[row]["not trained"] = (0, untrained, {})
+    for count in moments:
+        then = young[f"{row}, {count}"]
+        stages[row][f"{count} epoch{'s' * (count > 1)}"] = (
+            count,
+            then.method,
+            then.record.final,
+        )
+    stages[row][f"{epochs} epochs"] = (epochs, network.method, network.record.final)
 
 one = shown[2]
-figure, axes = plt.subplots(4, 7, figsize=(9.4, 5.8))
-for r, moment in enumerate(moments["dis"]):
+figure, axes = plt.subplots(
+    len(stages["dis"]), 7, figsize=(9.4, 1.45 * len(stages["dis"]))
+)
+for r, moment in enumerate(stages["dis"]):
     bird(axes[r, 0], one)
     axes[r, 0].set_ylabel(moment, fontsize=8)
-    maps = torch.cat([channels_of(moments[row][moment][1], [one])[0] for row in configs])  # (2 ξ, h, w)
+    maps = torch.cat(
+        [channels_of(stages[row][moment][1], [one])[0] for row in pair]
+    )  # (2 ξ, h, w)
     for ax, values in zip(axes[r, 1:], maps, strict=True):
         heat(ax, values, one)
-for ax, name in zip(axes[0], ["image", *(f"{row}, {j + 1}" for row in configs for j in range(3))], strict=True):
+for ax, name in zip(
+    axes[0],
+    ["image", *(f"{row}, {j + 1}" for row in pair for j in range(3))],
+    strict=True,
+):
     ax.set_title(name, fontsize=9)
 show(
     figure,
@@ -470,15 +579,15 @@ PARTS = {
     "by an even map, %": "group_parts/mass_even",
 }
 
-live = [record for _, record in trained.values()]
+live = study.live_frame(trained)
 show_table(
-    summarise(wanted.table("mc/live", live), PARTS, "CE and"), foot="Trained on this page. " + provenance_line(live)
+    summarize(live, PARTS, "CE and"), foot="Trained on this page. " + study.foot(live)
 )
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2), sharey=True)
-for ax, (row, (_, record)) in zip(axes, trained.items(), strict=True):
-    counts = record.load_arrays()["group_parts/by_class"]  # (c, P + 1)
+for ax, (row, network) in zip(axes, trained.items(), strict=True):
+    counts = network.record.load_arrays()["group_parts/by_class"]  # (c, P + 1)
     picture = ax.imshow(counts, cmap="Blues", vmin=0, vmax=3, aspect="auto")
     for c, values in enumerate(counts):
         for k, value in enumerate(values):
@@ -493,8 +602,12 @@ for ax, (row, (_, record)) in zip(axes, trained.items(), strict=True):
                     color="white" if value > 1.8 else "black",
                 )
         part = int(deciding[(birds.test.labels == c).nonzero()[0]])
-        ax.add_patch(plt.Rectangle((part - 0.5, c - 0.5), 1, 1, fill=False, ec=COLORS[1], lw=1.8))
-    ax.set_xticks(range(counts.shape[1]), [*birds.part_names, "none"], rotation=45, ha="right")
+        ax.add_patch(
+            plt.Rectangle((part - 0.5, c - 0.5), 1, 1, fill=False, ec=COLORS[1], lw=1.8)
+        )
+    ax.set_xticks(
+        range(counts.shape[1]), [*birds.part_names, "none"], rotation=45, ha="right"
+    )
     ax.set_yticks(range(len(birds.classes)), birds.classes, fontsize=8)
     ax.set_title(row)
 figure.colorbar(picture, ax=axes, label="channels of the class")
@@ -512,17 +625,30 @@ show(
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.1))
-for (row, (_, record)), color, mark in zip(trained.items(), COLORS, "os", strict=False):
-    measured = [(count, final) for count, _, final in moments[row].values() if "group_parts/h" in final]
+for (row, network), color, mark in zip(trained.items(), COLORS, "os", strict=False):
+    record = network.record
+    measured = [
+        (count, final)
+        for count, _, final in stages[row].values()
+        if "group_parts/h" in final
+    ]
     axes[0].plot(
-        *zip(*((n, f["group_parts/h"]) for n, f in measured), strict=True), mark, color=color, label=f"{row}, test"
+        *zip(*((n, f["group_parts/h"]) for n, f in measured), strict=True),
+        mark,
+        color=color,
+        label=f"{row}, test",
     )
     axes[1].plot(
-        *zip(*((n, f["group_parts/parts"]) for n, f in measured), strict=True), f"-{mark}", color=color, label=row
+        *zip(*((n, f["group_parts/parts"]) for n, f in measured), strict=True),
+        f"-{mark}",
+        color=color,
+        label=row,
     )
     if "div" in record.history[0]:
-        weight = configs[row].method_args["mu"] * configs[row].method_args["lam"]
-        epoch, value = zip(*((e["epoch"], -e["div"] / weight) for e in record.history), strict=True)
+        weight = pair[row].method_args["mu"] * pair[row].method_args["lam"]
+        epoch, value = zip(
+            *((e["epoch"], -e["div"] / weight) for e in record.history), strict=True
+        )
         axes[0].plot(epoch, value, color=color, label=f"{row}, training")
 axes[0].axhline(3, color=COLORS[6], ls=":", lw=1)
 axes[0].set(xlabel="epoch", title="h", ylim=(0.95, 3.1))
@@ -543,35 +669,53 @@ show(
 #
 # ## Ablations
 #
-# From here on tables are drawn from committed records where there are some; the line under each says what was run. While the page was built in the quick
-# profile each row was also run for a few steps, to prove that it still runs.
+# From here on tables are drawn from committed records; the line under each says what was run.
 #
 # **Components.** The first row is the baseline with the *same* head and the same widened last stage: without it the head's BN, ELU and hidden
 # layer would be credited to the loss.
 
+# %% tags=["experiment"]
+components = study.run(
+    "components",
+    {
+        "CE, the same head": mutual_channel(mu=0.0),
+        "CE + dis": mutual_channel(parts="dis"),
+        "CE + div": mutual_channel(parts="div"),
+        "CE + MC, no mask": mutual_channel(drop=0.0),
+        "CE + MC, average instead of max": mutual_channel(cross_channel="avg"),
+        "CE + MC": mutual_channel(),
+    },
+    metrics=["group_parts"],
+)
+
 # %% tags=["table"]
-components, by_loss = measure("mc/components")
-show_table(summarise(by_loss, PARTS, "loss"), foot=provenance_line(components))
+show_table(summarize(components, PARTS, "loss"), foot=study.foot(components))
 
 # %% [markdown]
 # **How many channels?** At ξ = 1 there is nothing to be diverse: $h$ is 1 with no gradient, and MC-Loss is discriminality alone. A larger ξ
 # widens the last stage too, so a gain may come from width.
 
-# %%
-widths, by_xi = measure("mc/xi")
-by_xi["xi"] = by_xi["row"].astype(int)
+# %% tags=["experiment"]
+by_xi = study.run(
+    "xi", {str(n): mutual_channel(xi=n) for n in xis}, metrics=["group_parts"]
+)
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 3))
-values = sorted(by_xi["xi"].unique())
+by_xi["ξ"] = by_xi["variant"].astype(int)
+values = sorted(xis)
 for ax, (key, title), color in zip(
     axes,
-    [("test_accuracy", "test accuracy"), ("group_parts/parts", "distinct parts"), ("group_parts/h", "h")],
+    [
+        ("test_accuracy", "test accuracy"),
+        ("group_parts/parts", "distinct parts"),
+        ("group_parts/h", "h"),
+    ],
     COLORS,
     strict=False,
 ):
     if key in by_xi:
-        curve(ax, values, by_xi, "xi", key, color=color)
+        curve(ax, values, by_xi, "ξ", key, color=color)
     ax.set(xlabel="ξ", title=title)
 show(
     figure,
@@ -582,43 +726,73 @@ show(
 )
 
 # %% tags=["table"]
-show_table(summarise(by_xi, PARTS, "ξ"), foot=provenance_line(widths))
+show_table(summarize(by_xi, PARTS, "ξ"), foot=study.foot(by_xi))
 
 # %% [markdown]
 # **How many hidden?** The mask leaves the network unchanged; only $L_{dis}$ sees it.
 
+# %% tags=["experiment"]
+by_mask = study.run(
+    "mask",
+    {f"{drop:g}": mutual_channel(drop=drop) for drop in drops},
+    metrics=["group_parts"],
+)
+
 # %% tags=["table"]
-masks, by_mask = measure("mc/mask")
-show_table(summarise(by_mask, PARTS, "channels hidden"), foot=provenance_line(masks))
+show_table(summarize(by_mask, PARTS, "fraction hidden"), foot=study.foot(by_mask))
 
 # %% [markdown]
 # **Weights.** The grid over μ and λ, around what the released code uses from scratch (μ = 1.5, λ = 4.44, see below).
 
+# %% tags=["experiment"]
+grid = {f"μ {m:g}, λ {w:g}": mutual_channel(mu=m, lam=w) for m in mus for w in lambdas}
+by_weight = study.run("weights", grid, metrics=["group_parts"])
+
 # %% tags=["table"]
-grid, by_weight = measure("mc/weights")
-show_table(summarise(by_weight, PARTS, "weights"), foot=provenance_line(grid))
+show_table(summarize(by_weight, PARTS, "weights"), foot=study.foot(by_weight))
 
 # %% [markdown]
 # **Pairwise Confusion beside it**, on the same network with the same head.
 
+# %% tags=["experiment"]
+by_confusion = study.run(
+    "confusion",
+    {
+        "CE, the same head": mutual_channel(mu=0.0),
+        "CE + PC": mutual_channel(mu=0.0, confusion=confusion_weight),
+        "CE + MC": mutual_channel(),
+        "CE + MC + PC": mutual_channel(confusion=confusion_weight),
+    },
+    metrics=["group_parts"],
+)
+
 # %% tags=["table"]
-confusions, by_confusion = measure("mc/confusion")
-show_table(summarise(by_confusion, PARTS, "loss"), foot=provenance_line(confusions))
+show_table(summarize(by_confusion, PARTS, "loss"), foot=study.foot(by_confusion))
 
 # %% [markdown]
 # **Another backbone.** The loss is a plug-in: it needs a map and nothing else. The first four blocks of a narrow VGG-11, for the paper's VGG:
 
-# %% tags=["table"]
-other, by_other = measure("mc/vgg")
-show_table(summarise(by_other, PARTS, "VGG"), foot=provenance_line(other))
+# %% tags=["experiment"]
+vgg = {
+    "backbone": "vgg",
+    "backbone_args": {
+        "depth": 11,
+        "blocks": 4,
+        "width": 16,
+        "last_channels": num_classes * xi,
+    },
+}
+by_other = study.run(
+    "vgg",
+    {
+        name: Config.from_dict(mutual_channel(mu=m).to_dict() | vgg)
+        for name, m in {"CE, the same head": 0.0, "CE + MC": mu}.items()
+    },
+    metrics=["group_parts"],
+)
 
-# %% [markdown]
-# **Cars, from scratch.** Real images, 196 classes, one GPU. Parts are not known there, so accuracy is all there is.
-
 # %% tags=["table"]
-for name, label in {"mc/cars": "loss", "mc/cars_xi": "ξ"}.items():
-    records, table = measure(name)
-    show_table(summarise(table, {"test accuracy, %": "test_accuracy"}, label), foot=provenance_line(records))
+show_table(summarize(by_other, PARTS, "VGG"), foot=study.foot(by_other))
 
 # %% [markdown]
 # **From scratch or fine-tuned?** The author of the released code says there that MC-Loss is not well suited to fine-tuning and that its gain
@@ -640,8 +814,12 @@ def weights_of(method):
 wide = resnet("small", width=16, last_channels=36)
 with_loss = weights_of(MutualChannel(wide, 12, xi=3, hidden=128))
 without = weights_of(Baseline(wide, 12, head="bn_elu", hidden=128, pool="max"))
-usual = weights_of(Baseline(resnet("small", width=16), 12, head="bn_elu", hidden=128, pool="max"))
-print(f"parameters: {with_loss:,} with the loss, {without:,} without; {with_loss - without} added")
+usual = weights_of(
+    Baseline(resnet("small", width=16), 12, head="bn_elu", hidden=128, pool="max")
+)
+print(
+    f"parameters: {with_loss:,} with the loss, {without:,} without; {with_loss - without} added"
+)
 print(f"with the usual last stage of 64 channels in place of 36: {usual:,}")
 
 # %% [markdown]
@@ -662,7 +840,9 @@ for bench in benchmarks.records("mutual_channel"):
                         "way": way,
                         "time, ms": f"{1000 * measured['seconds'][way]['median']:.1f}",
                         "time over ours": f"{ratio:.2f}",
-                        "extra memory, maps": "–" if memory is None else f"{memory:.2f}",
+                        "extra memory, maps": "–"
+                        if memory is None
+                        else f"{memory:.2f}",
                     }
                 )
         elif isinstance(measured, dict) and "over_baseline" in measured:
@@ -671,7 +851,8 @@ for bench in benchmarks.records("mutual_channel"):
             )
     feet.append(f"{bench['device']['name']}, torch {bench['versions']['torch']}")
 show_table(
-    pd.DataFrame(lines, columns=None if lines else ["map"]), foot="; ".join(feet) or "Nothing has been measured yet."
+    pd.DataFrame(lines, columns=None if lines else ["map"]),
+    foot="; ".join(feet) or "Nothing has been measured yet.",
 )
 
 # %% [markdown]
@@ -693,11 +874,19 @@ features = many.double().requires_grad_()
 gradients = {}
 for name in ("paper", "released"):
     dis, div = mutual_channel_loss(features, labels, 10, keep=keep)
-    loss = mu * (dis - lam * div) if name == "paper" else alpha * dis + beta * (1 - div / xi)
+    loss = (
+        mu * (dis - lam * div)
+        if name == "paper"
+        else alpha * dis + beta * (1 - div / xi)
+    )
     (gradients[name],) = torch.autograd.grad(loss, features)
-    print(f"{name:<9} loss {loss.item():9.4f}, norm of the gradient {gradients[name].norm().item():.6f}")
+    print(
+        f"{name:<9} loss {loss.item():9.4f}, norm of the gradient {gradients[name].norm().item():.6f}"
+    )
 torch.testing.assert_close(gradients["paper"], gradients["released"])
-print(f"α = {alpha}, β = {beta:g}, ξ = {xi} are μ = {mu}, λ = {lam:.2f} in the paper's form")
+print(
+    f"α = {alpha}, β = {beta:g}, ξ = {xi} are μ = {mu}, λ = {lam:.2f} in the paper's form"
+)
 for xi in (3, 10):
     print(f"λ = 10 in the code, ξ = {xi}: λ' = {10 / xi:.2f} in the paper's form")
 
@@ -710,10 +899,14 @@ for xi in (3, 10):
 # %% tags=["output"]
 for weighting in ("paper", "share", "released"):
     each = diversity_weights(2048, 200, weighting=weighting)  # (200,)
-    print(f"{weighting:<9} weight of a class of 11 channels over one of 10: {(each[-1] / each[0]).item():.2f}")
+    print(
+        f"{weighting:<9} weight of a class of 11 channels over one of 10: {(each[-1] / each[0]).item():.2f}"
+    )
 for name, drop in {"paper": 0.5, "released": 0.4}.items():
     hidden = ~channel_mask(2048, 200, drop=drop)  # (2048,)
-    print(f"{name:<9} hides {int(hidden[:10].sum())} of 10 and {int(hidden[-11:].sum())} of 11 channels")
+    print(
+        f"{name:<9} hides {int(hidden[:10].sum())} of 10 and {int(hidden[-11:].sum())} of 11 channels"
+    )
 
 # %% [markdown]
 # **Masking by zero** removes a channel from the maximum only where maps are not negative. Maps come out of a ReLU here, so it is right; on a signed map
@@ -735,12 +928,25 @@ T = 300
 t = np.arange(1, T + 1)
 released = 0.5 * 0.1 * (1 + np.cos(np.pi * (t % T) / T))
 config = Config(
-    method="mutual_channel", backbone="resnet", data="birds", lr=0.1, schedule="cosine", warmup=0.0, epochs=T
+    method="mutual_channel",
+    backbone="resnet",
+    data="birds",
+    lr=0.1,
+    schedule="cosine",
+    warmup=0.0,
+    epochs=T,
 )
 ours = [learning_rate(config, Stretch(0, None, 0, T), step, T) for step in range(T)]
 figure, axes = plt.subplots(1, 2, figsize=(8.6, 2.9))
 for ax, last in zip(axes, (T, 12), strict=True):
-    ax.plot(t[-last:], released[-last:], "-o", ms=3 if last < T else 0, color=COLORS[1], label="released code")
+    ax.plot(
+        t[-last:],
+        released[-last:],
+        "-o",
+        ms=3 if last < T else 0,
+        color=COLORS[1],
+        label="released code",
+    )
     ax.plot(t[-last:], ours[-last:], "--", color=COLORS[0], label="fgvc_lib")
     ax.set(xlabel="epoch", ylabel="learning rate")
 axes[0].set_title("all epochs")
@@ -772,24 +978,44 @@ def flattery(undecided, *, dropped, runs=400):
     sure = round(LEVEL * N - open_images / 2)
     right = sure + rng.binomial(open_images, 0.5, (runs, EPOCHS))
     if dropped:
-        right = right - rng.hypergeometric(right, N - right, N - USED)  # those among the images left out
+        right = right - rng.hypergeometric(
+            right, N - right, N - USED
+        )  # those among the images left out
     accuracy = right / (USED if dropped else N)
-    return round(100 * float((accuracy.max(1) - accuracy.mean(1)).mean()), 4) + 0.0  # no -0.0
+    return (
+        round(100 * float((accuracy.max(1) - accuracy.mean(1)).mean()), 4) + 0.0
+    )  # no -0.0
 
 
 shares = [0, 0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2]
 whole = [flattery(u, dropped=False) for u in shares]
 dropped = [flattery(u, dropped=True) for u in shares]
 for u, a, b in zip(shares, whole, dropped, strict=True):
-    print(f"undecided {u:4.0%}:  best - mean = {a:.2f} points on all images, {b:.2f} on 5,760 of them")
+    print(
+        f"undecided {u:4.0%}:  best - mean = {a:.2f} points on all images, {b:.2f} on 5,760 of them"
+    )
 print(
     f"released log: best - mean of the last ten = {87.2569 - 86.88:.2f} points; 5,026 / 5,760 = {100 * 5026 / 5760:.4f} %"
 )
 
 # %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(5.6, 3))
-ax.plot([100 * u for u in shares], whole, "-o", ms=4, color=COLORS[0], label="all 5,794 images")
-ax.plot([100 * u for u in shares], dropped, "--s", ms=4, color=COLORS[1], label="a random 5,760 of them")
+ax.plot(
+    [100 * u for u in shares],
+    whole,
+    "-o",
+    ms=4,
+    color=COLORS[0],
+    label="all 5,794 images",
+)
+ax.plot(
+    [100 * u for u in shares],
+    dropped,
+    "--s",
+    ms=4,
+    color=COLORS[1],
+    label="a random 5,760 of them",
+)
 ax.axhline(87.2569 - 86.88, color=COLORS[6], ls=":", label="released log")
 ax.set(xlabel="undecided images, %", ylabel="best - mean, points")
 ax.legend(fontsize=8)
@@ -810,14 +1036,26 @@ show(
 
 # %% tags=["table"]
 lines = []
-for row, (_, record) in trained.items():
-    accuracy = [epoch["val_accuracy"] for epoch in record.history if epoch.get("val_accuracy") is not None]
+for row, network in trained.items():
+    accuracy = [
+        epoch["val_accuracy"]
+        for epoch in network.record.history
+        if epoch.get("val_accuracy") is not None
+    ]
     if accuracy:
-        line = {"CE and": row, "epochs tested": len(accuracy), "last, %": f"{100 * accuracy[-1]:.1f}"}
+        line = {
+            "CE and": row,
+            "epochs tested": len(accuracy),
+            "last, %": f"{100 * accuracy[-1]:.1f}",
+        }
         lines.append(
-            line | {"best, %": f"{100 * max(accuracy):.1f}", "gained": f"{100 * (max(accuracy) - accuracy[-1]):.1f}"}
+            line
+            | {
+                "best, %": f"{100 * max(accuracy):.1f}",
+                "gained": f"{100 * (max(accuracy) - accuracy[-1]):.1f}",
+            }
         )
-show_table(pd.DataFrame(lines), foot=provenance_line(live))
+show_table(pd.DataFrame(lines), foot=study.foot(live))
 
 # %% [markdown]
 # Other places where results part ways:

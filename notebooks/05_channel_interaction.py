@@ -22,27 +22,31 @@
 # paper's ablation, and runs the defects of a public port as failing checks.
 
 # %% tags=["parameters"]
-profile = "quick"
-seeds = [0]
-epochs = 8
-train_limit = None
-data = ""
-device = "auto"
+dataset = "birds"  # synthetic, with known parts
+image_size = 64
+backbone = "small"
+pretrained = False
+epochs = 60
+live_epochs = 30  # of the networks that the page trains and looks inside
+batch_size = 40  # two of P × K
+lr = 0.1
+max_steps = None
+seeds = [0, 1, 2, 3, 4]
+device = None  # the best there is
+train = "missing"  # "all" measures everything again, "never" shows what there is
+embedding = 64  # r, the length of h
+scales = ["positions", "none"]  # s = 1/l and s = 1
+alphas = [0.1, 0.5, 2.0, 8.0]
+margins = [0.1, 0.5, 1.0, 2.0]
+deeper = {"depth": 18, "width": 16, "small_stem": True, "strides": [1, 2, 2, 1]}
+settings = {}  # further settings of all runs
 
-# %%
-from functools import partial
-
+# %% tags=["setup", "hide-input"]
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from matplotlib.patches import Rectangle
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-
-from fgvc_lib import results
 from fgvc_lib.backbones import resnet
 from fgvc_lib.data import load
 from fgvc_lib.layers.channel_interaction import (
@@ -54,15 +58,49 @@ from fgvc_lib.layers.channel_interaction import (
 )
 from fgvc_lib.losses.contrastive import contrastive_loss
 from fgvc_lib.losses.pairs import disjoint_pairs
-from fgvc_lib.measures.channels import channel_parts_of, compare_channels
 from fgvc_lib.methods.cin import CIN
-from fgvc_lib.results import benchmarks, wanted
-from fgvc_lib.results.plots import COLORS, curve, show, show_table, style
-from fgvc_lib.results.tables import plus_minus, provenance_line, summarise
+from fgvc_study import Study, benchmarks, vary
+from fgvc_study.figures import COLORS, curve, show, show_table, style
+from fgvc_study.metrics.channels import channel_parts_of, compare_channels
+from fgvc_study.protocol import configuration
+from fgvc_study.statistics import paired
+from fgvc_study.tables import plus_minus, summarize
+from matplotlib.patches import Rectangle
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-CHAPTER = "05_channel_interaction"
-device = None if device == "auto" else device
-measure = partial(wanted.measure, profile=profile, device=device)
+study = Study("05_channel_interaction", seeds=seeds, device=device, train=train)
+base = configuration(
+    dataset=dataset,
+    image_size=image_size,
+    backbone=backbone,
+    pretrained=pretrained,
+    epochs=epochs,
+    batch_size=batch_size,
+    lr=lr,
+    max_steps=max_steps,
+    settings=settings,
+)
+
+
+def interaction(block="sci", contrast="none", **arguments):
+    """The common network with a block behind its last stage, and a comparison of pairs."""
+    own = {"block": block, "contrast": contrast, "embedding": embedding}
+    return vary(base, method="cin", method_args=own | arguments)
+
+
+VARIANTS = {
+    "baseline": interaction("none"),
+    "φ alone": interaction("phi"),
+    "mean map": interaction("mean"),
+    "SE": interaction("se"),
+    "non-local": interaction("non_local"),
+    "Pos-SCI": interaction("pos_sci"),
+    "SCI": interaction(),
+    "SCI + Cont": interaction(contrast="features"),
+    "SCI + CCI": interaction(contrast="cci"),
+}
 style()
 
 # %% [markdown]
@@ -100,12 +138,18 @@ relation = X @ X.T
 W = torch.exp(-relation)
 W = W / W.sum(1, keepdim=True)  # (c, c)
 Y = W @ X  # (c, l)
-for name, products, weights, y in zip(CHANNELS, relation.tolist(), W.tolist(), Y.tolist(), strict=True):
-    print(f"{name:<6} XXᵀ {products}  W {[round(v, 2) for v in weights]}  Y {[round(v, 2) for v in y]}")
+for name, products, weights, y in zip(
+    CHANNELS, relation.tolist(), W.tolist(), Y.tolist(), strict=True
+):
+    print(
+        f"{name:<6} XXᵀ {products}  W {[round(v, 2) for v in weights]}  Y {[round(v, 2) for v in y]}"
+    )
 
 image = X.view(1, 3, 1, 2)  # (B, c, h, w)
 torch.testing.assert_close(channel_relation(image, scale="none")[0], W)
-torch.testing.assert_close(self_channel_interaction(image, scale="none").view(3, 2), Y)  # the library agrees
+torch.testing.assert_close(
+    self_channel_interaction(image, scale="none").view(3, 2), Y
+)  # the library agrees
 
 # %% [markdown]
 # *Crown* takes most from *tail*, and so its $Y$ is larger at the tail's place.
@@ -136,18 +180,31 @@ for side in sides:
     x = torch.randn(1, 512, side, side, generator=g).abs()
     x[:, :silent] = 0
     for scale in given:
-        w = channel_relation(x, scale=scale)[0, silent:]  # (492, 512): rows of the channels that fire
+        w = channel_relation(x, scale=scale)[
+            0, silent:
+        ]  # (492, 512): rows of the channels that fire
         given[scale].append(100 * w[:, :silent].sum(1).mean().item())
-        used[scale].append(100 * torch.exp(-torch.special.xlogy(w, w).sum(1)).mean().item() / 512)
+        used[scale].append(
+            100 * torch.exp(-torch.special.xlogy(w, w).sum(1)).mean().item() / 512
+        )
 figure, axes = plt.subplots(1, 2, figsize=(9, 3))
 for ax, values, title in (
     (axes[0], given, "weight on the silent channels, %"),
     (axes[1], used, "channels that a row mixes, %"),
 ):
     for (scale, label), color, marker in zip(
-        {"none": "s = 1, the paper", "positions": "s = 1/l"}.items(), COLORS, "os", strict=False
+        {"none": "s = 1, the paper", "positions": "s = 1/l"}.items(),
+        COLORS,
+        "os",
+        strict=False,
     ):
-        ax.plot([side**2 for side in sides], values[scale], marker=marker, color=color, label=label)
+        ax.plot(
+            [side**2 for side in sides],
+            values[scale],
+            marker=marker,
+            color=color,
+            label=label,
+        )
     ax.set(xscale="log", xlabel="places l", title=title, ylim=(-3, 103))
     ax.set_xticks([1, 4, 16, 49, 196], ["1", "4", "16", "49", "196"])
     ax.minorticks_off()
@@ -182,33 +239,38 @@ show(
 #
 # The plain network of the whole book, and the same network with SCI behind its last stage and CCI in training, which is derived below.
 
+# %% tags=["experiment"]
+looked_at = {
+    "average pooling": vary(base, method="baseline", batch_size=32, epochs=live_epochs),
+    "SCI + CCI": vary(VARIANTS["SCI + CCI"], epochs=live_epochs),
+}
+trained = study.live("pair", looked_at)
+
 # %%
-configs = {
-    "average pooling": wanted.groups()["birds/baseline"].configs(profile)["linear head"][0],
-    "SCI + CCI": wanted.groups()["cin/live"].configs(profile)["SCI + CCI"][0],
-}
-trained = {
-    row: results.trained(config, profile=profile, chapter=CHAPTER, device=device) for row, config in configs.items()
-}
-birds = load(configs["SCI + CCI"].data, **configs["SCI + CCI"].data_args)
-plain, cin = (method for method, _ in trained.values())
+birds = load(dataset, **base.data_args)
+plain, cin = (network.method for network in trained.values())
 sci = cin.attached.block
 where = next(cin.parameters()).device
-live_line = provenance_line([record for _, record in trained.values()])
+shown = study.live_frame(trained)
+live_line = study.foot(shown)
+cin_line = study.foot(shown[shown["variant"] == "SCI + CCI"])
 mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (birds.mean, birds.std))
 some = np.arange(360)  # test images that this page looks at; classes take turns
 pixels = torch.from_numpy(birds.test.images[some]).float() / 255  # (360, 3, 64, 64)
 masks = torch.from_numpy(birds.test.parts["masks"][some])  # (360, P, 64, 64)
 labels = birds.test.labels[some]
-deciding = torch.from_numpy(birds.test.parts["deciding"][some])
+deciding = torch.from_numpy(birds.test.parts["discriminative"][some])
 with torch.no_grad():
-    maps = {name: value.cpu() for name, value in cin(((pixels - mean) / std).to(where)).maps.items()}
+    maps = {
+        name: value.cpu()
+        for name, value in cin(((pixels - mean) / std).to(where)).maps.items()
+    }
 x, z = maps["block_input"], maps["block_output"]  # (360, c, h, w) each
 sci_cpu = sci.cpu()
 with torch.no_grad():
     w = sci_cpu.relation(x)  # (360, c, c)
     y = torch.bmm(w, x.flatten(2)).view_as(x)
-    torch.testing.assert_close(z, x + sci_cpu.phi(y), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(z, sci_cpu.combine(x, y), rtol=1e-3, atol=1e-3)
 parts = channel_parts_of(x, masks)  # (360, c): the part that a channel lies on, or -1
 
 # %% tags=["table"]
@@ -242,7 +304,8 @@ order = np.lexsort((-strength.numpy(), where_on.numpy()))
 edges = np.flatnonzero(np.diff(where_on.numpy()[order])) + 0.5
 one = x[probe][None]
 panels = {
-    "$XX^\\top / l$": torch.bmm(one.flatten(2), one.flatten(2).mT)[0] / one[0, 0].numel(),
+    "$XX^\\top / l$": torch.bmm(one.flatten(2), one.flatten(2).mT)[0]
+    / one[0, 0].numel(),
     "SCI: $cW - 1$": c * channel_relation(one)[0] - 1,
     "Pos-SCI: $cW - 1$": c * channel_relation(one, positive=True)[0] - 1,
 }
@@ -253,13 +316,20 @@ for ax, (title, values) in zip(axes[1:], panels.items(), strict=True):
     values = values[order][:, order]
     limit = float(values.abs().quantile(0.99)) or 1.0
     signed = float(values.min()) < 0
-    drawn = ax.imshow(values, cmap="PuOr_r" if signed else "viridis", vmin=-limit if signed else 0, vmax=limit)
+    drawn = ax.imshow(
+        values,
+        cmap="PuOr_r" if signed else "viridis",
+        vmin=-limit if signed else 0,
+        vmax=limit,
+    )
     figure.colorbar(drawn, ax=ax, shrink=0.7)
     for edge in edges:
         ax.axhline(edge, color="black" if signed else "white", lw=0.6)
         ax.axvline(edge, color="black" if signed else "white", lw=0.6)
     ax.set(xticks=[], yticks=[], title=title)
-middle = [np.flatnonzero(where_on.numpy()[order] == p).mean() for p in np.unique(where_on)]
+middle = [
+    np.flatnonzero(where_on.numpy()[order] == p).mean() for p in np.unique(where_on)
+]
 axes[1].set_yticks(middle, [NAMES[p] for p in np.unique(where_on)], fontsize=8)
 show(
     figure,
@@ -283,10 +353,14 @@ def cosine(a, b):
     return F.cosine_similarity(a.flatten(2), b.flatten(2), dim=2)[fires].mean().item()
 
 
-print(f"cosine of Y with the mean of all channels:        {cosine(y, mean_map.expand_as(y)):.3f}")
+print(
+    f"cosine of Y with the mean of all channels:        {cosine(y, mean_map.expand_as(y)):.3f}"
+)
 print(f"cosine of Y with its first-order approximation:   {cosine(y, approximate):.3f}")
 print(f"largest of c · W − 1 over all images:             {(c * w - 1).max():.2f}")
-print(f"size of φ(Y) beside X:                            {((z - x).norm() / x.norm()).item():.2f}")
+print(
+    f"size of φ(Y) beside X:                            {((z - x).norm() / x.norm()).item():.2f}"
+)
 
 # %% [markdown]
 # These lines say which regime of {eq}`eq-cin-first-order` the network is in. A cosine near 1 in the first means that $Y$ is, for every channel, hardly
@@ -299,7 +373,9 @@ print(f"size of φ(Y) beside X:                            {((z - x).norm() / x.
 some_x = x[:32].clone().requires_grad_()
 upstream = torch.randn(some_x.shape, generator=torch.Generator().manual_seed(0))
 for label, scale in (("s = 1/l", "positions"), ("s = 1", "none")):
-    (gradient,) = torch.autograd.grad(self_channel_interaction(some_x, scale=scale), some_x, upstream)
+    (gradient,) = torch.autograd.grad(
+        self_channel_interaction(some_x, scale=scale), some_x, upstream
+    )
     unit = F.normalize(gradient.flatten(2), dim=2)  # (32, c, l)
     alike = (unit @ unit.mT)[:, ~torch.eye(c, dtype=torch.bool)].mean().item()
     print(f"{label:<8} mean cosine of the gradients of two channels: {alike:.2f}")
@@ -316,19 +392,32 @@ for part in ("crown", "breast", "wing", "tail"):
     score = torch.where(on, x.flatten(2).amax(2), -1)
     best = int(score.max(1).values.argmax())
     shown.append((best, int(score[best].argmax())))
-titles = ("image", "channel", *(f"complement {n}" for n in (1, 2, 3)), "$Y = WX$", "after SCI, $Z$")
+titles = (
+    "image",
+    "channel",
+    *(f"complement {n}" for n in (1, 2, 3)),
+    "$Y = WX$",
+    "after SCI, $Z$",
+)
 figure, axes = plt.subplots(len(shown), len(titles), figsize=(10, 6.2))
 for row, (i, k) in zip(axes, shown, strict=True):
-    ranked = [j for j in w[i, k].argsort(descending=True).tolist() if j != k]  # the most complementary first
+    ranked = [
+        j for j in w[i, k].argsort(descending=True).tolist() if j != k
+    ]  # the most complementary first
     chosen = [j for j in ranked if parts[i, j] >= 0][:3]
     row[0].imshow(pixels[i].permute(1, 2, 0), extent=(0, 64, 64, 0))
     x1, y1, x2, y2 = birds.test.parts["boxes"][some[i], deciding[i]]
-    row[0].add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="black", lw=1.6))
+    row[0].add_patch(
+        Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="black", lw=1.6)
+    )
     row[0].set_xlabel(birds.classes[labels[i]], fontsize=8)
     for ax, j in zip(row[1:5], (k, *chosen), strict=True):
         ax.imshow(x[i, j], extent=(0, 64, 64, 0), vmin=0)
         rank = "" if j == k else f", rank {ranked.index(j) + 1}"
-        ax.set_xlabel(f"{birds.part_names[parts[i, j]]}{rank}\nat most {x[i, j].max():.2g}", fontsize=8)
+        ax.set_xlabel(
+            f"{birds.part_names[parts[i, j]]}{rank}\nat most {x[i, j].max():.2g}",
+            fontsize=8,
+        )
     for ax, values in ((row[5], y[i, k]), (row[6], z[i, k])):
         ax.imshow(values, extent=(0, 64, 64, 0))
         ax.set_xlabel(f"{values.min():.2g} … {values.max():.2g}", fontsize=8)
@@ -370,25 +459,35 @@ HOW = {
     "channels mixed": "mixed",
 }
 counts = {name: float(v[0] / v[1]) for name, v in compare_channels(x, parts).items()}
-line = {"network": "SCI + CCI, this page"} | {title: f"{100 * counts[key]:.1f}" for title, key in KINDS.items()}
+line = {"network": "SCI + CCI, this page"} | {
+    title: f"{100 * counts[key]:.1f}" for title, key in KINDS.items()
+}
 line |= {title: f"{counts[key]:.2f}" for title, key in HOW.items()}
-show_table(pd.DataFrame([line]), foot=f"{len(some)} test images. {provenance_line([trained['SCI + CCI'][1]])}")
+show_table(pd.DataFrame([line]), foot=f"{len(some)} test images. {cin_line}")
 
 
 # %% [markdown]
-# From here on numbers also come from committed records; the line under each table says which profile, data, seeds and device. While this page was built
-# in the quick profile, every row was also run for two steps to prove that it still runs. A table without numbers has not been measured yet.
+# From here on numbers come from committed records; the line under each table says which data, seeds and device.
 
-# %%
-components, by_component = measure("cin/components")
-untrained, by_untrained = measure("cin/parts")
+# %% tags=["experiment"]
+by_component = study.run("components", VARIANTS, metrics=["complements"])
+by_untrained = study.run(
+    "parts",
+    {"SCI, not trained": vary(VARIANTS["SCI"], lr=0.0, epochs=2)},
+    metrics=["complements"],
+    seeds=seeds[:3],
+)
 
 # %% tags=["table"]
 both = pd.concat([by_untrained, by_component])
-both = both[both["row"].isin(["SCI, not trained", "baseline", "Pos-SCI", "SCI", "SCI + CCI"])]
+both = both[
+    both["variant"].isin(
+        ["SCI, not trained", "baseline", "Pos-SCI", "SCI", "SCI + CCI"]
+    )
+]
 columns = {title: f"complements/{key}" for title, key in KINDS.items()}
 columns |= {title: (f"complements/{key}", 1, 2) for title, key in HOW.items()}
-show_table(summarise(both, columns, "network"), foot=provenance_line([*untrained, *components]))
+show_table(summarize(both, columns, "network"), foot=study.foot(both))
 
 # %% [markdown]
 # - **not trained** is the control that matters. Channels of random filters respond to different things at different places too, and
@@ -418,7 +517,9 @@ for eta in (0.0, 0.5, 1.0):
     W_AB = (W_A - eta * W_B).abs()
     library = suppress(torch.stack([W_A, W_B]), torch.tensor([eta, 0.0]).view(2, 1, 1))
     torch.testing.assert_close(library[0], W_AB)
-    print(f"η = {eta:.1f}   W_AB = {[[round(v, 2) for v in row] for row in W_AB.tolist()]}")
+    print(
+        f"η = {eta:.1f}   W_AB = {[[round(v, 2) for v in row] for row in W_AB.tolist()]}"
+    )
 
 # %% [markdown]
 # With $\eta = 1$ the first row, the same in both images, is gone. The second, in which they differ, stays. Rows of $W_{AB}$ do not sum to one.
@@ -428,8 +529,8 @@ for eta in (0.0, 0.5, 1.0):
 # $$
 # \begin{aligned}
 # L &= L_{CE}(Z) + \alpha L_{cont}, \\
-# L_{cont} &= \frac1N \sum_{n} \begin{cases} d_n^2 & \text{same class} \\ \max(0, \beta - d_n)^2 & \text{else,} \end{cases}
-# \qquad d_n = \lVert h(Z'_A) - h(Z'_B) \rVert_2 .
+# L_{cont} &= \frac1N \sum_{n} \begin{cases} d_n^2 & \text{same class} \\ \max(0, \beta - d_n)^2 & \text{else,} \end{cases} \\
+# d_n &= \lVert h(Z'_A) - h(Z'_B) \rVert_2 .
 # \end{aligned}
 # $$ (eq-cin-loss)
 #
@@ -443,8 +544,14 @@ same = torch.tensor([True, False, False])
 loss = contrastive_loss(e_a, e_b, same, margin=0.5)
 torch.testing.assert_close(loss, torch.tensor((0.3**2 + (0.5 - 0.3) ** 2 + 0) / 3))
 (gradient,) = torch.autograd.grad(loss, e_a)
-for kind, grad in zip(("same class, d = 0.3", "other class, d = 0.3", "other class, d = 0.9"), gradient, strict=True):
-    print(f"{kind:<21} step of descent on the left one: {[round(v, 3) for v in (-grad).tolist()]}")
+for kind, grad in zip(
+    ("same class, d = 0.3", "other class, d = 0.3", "other class, d = 0.9"),
+    gradient,
+    strict=True,
+):
+    print(
+        f"{kind:<21} step of descent on the left one: {[round(v, 3) for v in (-grad).tolist()]}"
+    )
 
 # %% [markdown]
 # **What a pair costs.** $h$ reads averages over locations, and an average needs no maps. $\varphi$ is linear: at the average location, each of its nine taps meets the average
@@ -460,7 +567,10 @@ for kind, grad in zip(("same class, d = 0.3", "other class, d = 0.3", "other cla
 # So nine numbers a channel go through $W_{AB}$ and $\varphi$ instead of $l$; at $14 \times 14$ that is $196$. It is the same $h(Z')$, and what the loss trains is the same:
 
 # %% tags=["output"]
-sci_small, cci_small = SelfChannelInteraction(6).double(), ContrastiveChannelInteraction(6).double()
+sci_small, cci_small = (
+    SelfChannelInteraction(6).double(),
+    ContrastiveChannelInteraction(6).double(),
+)
 maps = torch.rand(4, 6, 5, 7, dtype=torch.float64)  # (B, c, h, w)
 pairs_small = torch.tensor([0, 1]), torch.tensor([2, 3])
 z_a, _ = cci_small(sci_small, maps, *pairs_small)  # Z'_A as maps, (N, c, h, w)
@@ -473,17 +583,28 @@ for short, long in zip(
     strict=True,
 ):
     torch.testing.assert_close(short, long)
-print(f"{maps[0, 0].numel()} numbers a channel by the maps, 9 by their averages; features and gradients agree")
+print(
+    f"{maps[0, 0].numel()} numbers a channel by the maps, 9 by their averages; features and gradients agree"
+)
 
 # %% [markdown]
 # **Which pairs?** A batch of random images of 200 classes has almost no pair of one class. So batches are $P$ classes × $K$ images, and each image is in one pair:
 
 # %% tags=["output"]
-batch = torch.arange(4).repeat_interleave(5)  # a batch of 4 classes × 5 images, in the sampler's order
+batch = torch.arange(4).repeat_interleave(
+    5
+)  # a batch of 4 classes × 5 images, in the sampler's order
 a, b = disjoint_pairs(batch, generator=torch.Generator().manual_seed(0))
-print("pairs of classes:", [(int(i), int(j)) for i, j in zip(batch[a], batch[b], strict=True)])
+print(
+    "pairs of classes:",
+    [(int(i), int(j)) for i, j in zip(batch[a], batch[b], strict=True)],
+)
 print("of one class:", int((batch[a] == batch[b]).sum()), "of", len(a))
-print("first half against second half:", int((batch[:10] == batch[10:]).sum()), "of one class")
+print(
+    "first half against second half:",
+    int((batch[:10] == batch[10:]).sum()),
+    "of one class",
+)
 
 # %% [markdown]
 # The last line is what pairing the halves of a sorted batch gives, and a public port does: no pair of one class at all.
@@ -500,7 +621,9 @@ def interact(a, b):
     """η and W_AB of pairs of the images of this page, and their distances with and without suppression."""
     cci, project = cin.cci.cpu(), cin.project.cpu()
     taken = []
-    hook = cci.psi.register_forward_hook(lambda _module, _inputs, out: taken.append(out))
+    hook = cci.psi.register_forward_hook(
+        lambda _module, _inputs, out: taken.append(out)
+    )
     left, right = cci(sci_cpu, x, a, b)  # Z'_A, Z'_B
     hook.remove()
     factors = taken[0].unsqueeze(2)  # (2N, 1, 1)
@@ -508,10 +631,16 @@ def interact(a, b):
     kept = suppress(torch.cat([w[a], w[b]]), factors)[:n]  # (N, c, c)
     return {
         "η": factors[:n].flatten(),
-        "W_A and W_B differ by, %": 100 * (w[a] - w[b]).abs().sum((1, 2)) / w[a].sum((1, 2)),
+        "W_A and W_B differ by, %": 100
+        * (w[a] - w[b]).abs().sum((1, 2))
+        / w[a].sum((1, 2)),
         "left of W_A, %": 100 * kept.sum((1, 2)) / w[a].sum((1, 2)),
-        "distance of h(Z)": (project(z[a].mean((2, 3))) - project(z[b].mean((2, 3)))).norm(dim=1),
-        "distance of h(Z′)": (project(left.mean((2, 3))) - project(right.mean((2, 3)))).norm(dim=1),
+        "distance of h(Z)": (
+            project(z[a].mean((2, 3))) - project(z[b].mean((2, 3)))
+        ).norm(dim=1),
+        "distance of h(Z′)": (
+            project(left.mean((2, 3))) - project(right.mean((2, 3)))
+        ).norm(dim=1),
     }, kept
 
 
@@ -532,10 +661,14 @@ found = {kind: interact(*pair) for kind, pair in pairs.items()}
 # %% tags=["table"]
 show_table(
     pd.DataFrame(
-        {"pairs": kind} | {name: plus_minus(v.tolist(), scale=1, digits=2) for name, v in numbers.items()}
+        {"pairs": kind}
+        | {
+            name: plus_minus(v.tolist(), scale=1, digits=2)
+            for name, v in numbers.items()
+        }
         for kind, (numbers, _) in found.items()
     ),
-    foot=f"Mean ± standard deviation over pairs. {provenance_line([trained['SCI + CCI'][1]])}",
+    foot=f"Mean ± standard deviation over pairs. {cin_line}",
 )
 
 # %% tags=["figure"]
@@ -545,7 +678,9 @@ for row, (kind, (_, kept)) in zip(axes, found.items(), strict=True):
     for ax, n in zip(row[:2], (i, j), strict=True):
         ax.imshow(pixels[n].permute(1, 2, 0))
         ax.set_xlabel(birds.classes[labels[n]], fontsize=8)
-    shared = np.argsort(-x[[i, j]].flatten(2).norm(dim=2).mean(0).numpy())[:24]  # the strongest channels of both
+    shared = np.argsort(-x[[i, j]].flatten(2).norm(dim=2).mean(0).numpy())[
+        :24
+    ]  # the strongest channels of both
     panels = [c * m[shared][:, shared] for m in (w[i], w[j], kept[0])]
     top = max(float(panel.max()) for panel in panels)
     for ax, values in zip(row[2:], panels, strict=True):
@@ -570,54 +705,79 @@ show(
 #
 # ## The ablation
 #
-# The paper's rows, all with the same batches of 4 classes × 5 images, the same head, learning rate and budget.
+# The paper's rows, all with the same batches of 4 classes × 5 images, the same head, learning rate and budget. Two controls are not in the paper: *φ alone*
+# is the convolution without any channel interaction ($W = I$), and the *mean map* gives every channel the same ($W = 1/c$). What SCI adds beyond them is
+# due to its relation.
 
 # %% tags=["table"]
-ACCURACY = {"test accuracy, %": "test_accuracy", "training accuracy, %": "train_accuracy"}
-show_table(summarise(by_component, ACCURACY, "network"), foot=provenance_line(components))
+ACCURACY = {
+    "test accuracy, %": "test_accuracy",
+    "training accuracy, %": "train_accuracy",
+}
+table = summarize(by_component, ACCURACY, "network")
+first = by_component[by_component["variant"] == "baseline"]
+gains = []
+for _, group in by_component.groupby("variant", sort=False):
+    known = "test_accuracy" in group and group["test_accuracy"].notna().any()
+    if not known or group["variant"].iloc[0] == "baseline":
+        gains.append("")
+        continue
+    gain = paired(group, first, "test_accuracy")
+    low, high = 100 * gain["low"], 100 * gain["high"]
+    gains.append(f"{100 * gain['mean']:+.1f} [{low:+.1f}, {high:+.1f}]")
+table.insert(len(table.columns) - 1, "over the baseline, points", gains)
+show_table(table, foot=study.foot(by_component))
 
 # %% [markdown]
-# A row with fewer seeds than the others has runs whose loss left the range of numbers; the line under the table names them. No mean contains them, so
-# it flatters the row.
+# ### A diagnosis: SCI trains only at the right scale
 #
-# The paper starts from a network trained on ImageNet, whose channels are parts of things already; here everything starts from nothing, and a row may
-# simply not be done after so few epochs: compare its *training* accuracy with the baseline's. Two questions follow. Does another learning rate suit the
-# slower rows? And do they catch up in three times the epochs?
+# Built as it is printed, $Z = \varphi(WX) + X$, SCI does worse than no block at all. The reason is a scale. With $s = 1/l$ the rows of $W$ are nearly even,
+# so $\varphi$ sees about the same map $c$ times, the mean of all channels. Its $c$ input slices then get one and the same gradient, and act through
+# their sum $S$. A step of size λ moves each slice by $-\lambda g$, and so $S$ by $-c\,\lambda g$: this direction learns at $c$ times the rate of the network,
+# and no normalization stands behind it. Divided by $\sqrt c$, $\varphi$ acts through $S/\sqrt c$; each slice's gradient becomes $g/\sqrt c$, and a step moves
+# $S/\sqrt c$ by $-\lambda g$, the rate of the network at every width. The non-local block of the table has a BatchNorm in this place.
+#
+# The contrast has a scale of its own. On an $h$ of any length, a distance of β = 0.5 is soon exceeded by growing features, and at α = 2 the term pulls hard enough to make
+# runs diverge. `fgvc_lib` gives $h$ unit length, as the triplet row has it; the paper does not say.
 
-# %%
-rates, by_rate = measure("cin/rates")
-longer, by_longer = measure("cin/longer")
-
-# %% tags=["table"]
-show_table(
-    summarise(by_rate, ACCURACY | {"validation accuracy, %": "val_accuracy"}, "network, learning rate"),
-    foot=provenance_line(rates),
+# %% tags=["experiment"]
+as_printed = {"block_args": {"normalize": False}}
+by_scale = study.run(
+    "scale",
+    {
+        "SCI, φ/√c": VARIANTS["SCI"],
+        "SCI, as printed": interaction(**as_printed),
+        "SCI + CCI, φ/√c, unit h": VARIANTS["SCI + CCI"],
+        "SCI + CCI, φ/√c, h of any length": interaction(
+            contrast="cci", normalize=False
+        ),
+        "SCI + CCI, as printed": interaction(
+            contrast="cci", normalize=False, **as_printed
+        ),
+    },
+    metrics=["complements"],
+)
+by_softmax = study.run(
+    "softmax",
+    {
+        "s = " + {"positions": "1/l", "none": "1"}[scale]: interaction(
+            block_args={"scale": scale}
+        )
+        for scale in scales
+    },
+    metrics=["complements"],
+    seeds=seeds[:3],
 )
 
 # %% tags=["table"]
-show_table(summarise(by_longer, ACCURACY, "network, three times the epochs"), foot=provenance_line(longer))
-
-# %% [markdown]
-# And on crops of part of Stanford Cars {footcite:p}`krause2013object`, from scratch on one GPU; compare rows, not papers. The second table is the same with a deeper network.
-
-# %%
-cars, by_car = measure("cin/cars")
-deep_cars, by_deep_car = measure("cin/cars_depth")
-
-# %% tags=["table"]
-show_table(
-    summarise(pd.concat([by_car, by_deep_car]), ACCURACY, "network, cars"), foot=provenance_line([*cars, *deep_cars])
-)
+show_table(summarize(by_scale, ACCURACY, "network"), foot=study.foot(by_scale))
 
 # %% [markdown]
 # What the paper reports on Caltech-UCSD Birds with a pretrained ResNet-50 at 448 pixels, as far as a published note on it quotes the numbers: 84.9 for the baseline, 87.1 with
 # SCI, 87.2 with SCI and the contrastive loss on SCI's features, 87.5 with SCI and CCI. The step from the baseline to SCI is large, the
 # step that the contrast adds is small. The rows of SE, non-local and Pos-SCI are in an image of the paper that we could not read.
 #
-# ### The scale, and φ at the start
-
-# %%
-scales, by_scale = measure("cin/scale")
+# ### The scale of the softmax
 
 # %% tags=["table"]
 columns = ACCURACY | {
@@ -625,17 +785,7 @@ columns = ACCURACY | {
     "silent among the complementary": ("complements/silent", 1, 2),
     "silent channels": ("complements/silent_chance", 1, 2),
 }
-show_table(summarise(by_scale, columns, "SCI with"), foot=provenance_line(scales))
-
-# %% [markdown]
-# With $\varphi = 0$ at first every network starts as the baseline, and the block comes in as far as it helps. The paper's networks start from weights
-# that a block with random $\varphi$ would disturb as well; what it does about that is not said. The ablation again, all with $\varphi = 0$ at first:
-
-# %%
-starts, by_start = measure("cin/start")
-
-# %% tags=["table"]
-show_table(summarise(by_start, ACCURACY, "network, φ = 0 at first"), foot=provenance_line(starts))
+show_table(summarize(by_softmax, columns, "SCI with"), foot=study.foot(by_softmax))
 
 # %% [markdown]
 # ### Which comparison of images?
@@ -643,22 +793,42 @@ show_table(summarise(by_start, ACCURACY, "network, φ = 0 at first"), foot=prove
 # All on SCI's features: the contrastive loss with and without CCI, the triplet loss {footcite:p}`schroff2015facenet`, and pairwise confusion
 # {footcite:p}`dubey2018pairwise`, which does the opposite of pushing apart: it holds the *predictions* for different classes together, against over-confidence.
 
-# %%
-losses, by_loss = measure("cin/losses")
+# %% tags=["experiment"]
+by_loss = study.run(
+    "losses",
+    {
+        "none": VARIANTS["SCI"],
+        "contrastive": VARIANTS["SCI + Cont"],
+        "contrastive, of CCI": VARIANTS["SCI + CCI"],
+        "triplet": interaction(contrast="triplet", margin=0.2),
+        "pairwise confusion": interaction(contrast="confusion", alpha=10.0),
+    },
+    seeds=seeds[:3],
+)
 
 # %% tags=["table"]
-show_table(summarise(by_loss, ACCURACY, "added loss"), foot=provenance_line(losses))
+show_table(summarize(by_loss, ACCURACY, "added loss"), foot=study.foot(by_loss))
 
 # %% [markdown]
 # ### Two depths
 #
 # Does a deeper network, whose channels have interacted more often already, gain less?
 
-# %%
-depths, by_depth = measure("cin/depth")
+# %% tags=["experiment"]
+by_depth = study.run(
+    "depth",
+    {
+        f"{depth}: {name}": vary(
+            VARIANTS[name], backbone="resnet", backbone_args=arguments
+        )
+        for depth, arguments in {"small": base.backbone_args, "deeper": deeper}.items()
+        for name in ("baseline", "SCI", "SCI + CCI")
+    },
+    seeds=seeds[:3],
+)
 
 # %% tags=["table"]
-show_table(summarise(by_depth, ACCURACY, "network"), foot=provenance_line(depths))
+show_table(summarize(by_depth, ACCURACY, "network"), foot=study.foot(by_depth))
 
 # %% [markdown]
 # ### Plug and play
@@ -667,30 +837,54 @@ show_table(summarise(by_depth, ACCURACY, "network"), foot=provenance_line(depths
 # stage and the one below it of the plain network, inside a {doc}`Bilinear CNN <04_bilinear_cnn>`, and inside {doc}`Center Loss <02_center_loss>`. Every method
 # stands beside itself, with the same batches.
 
-# %%
-plugs, by_plug = measure("cin/plug")
+# %% tags=["experiment"]
+bilinear = {"base": "bcnn", "base_args": {"head_fraction": 0.0}}
+by_plug = study.run(
+    "plug",
+    {
+        "average pooling": VARIANTS["baseline"],
+        "average pooling + SCI + CCI": VARIANTS["SCI + CCI"],
+        "average pooling + SCI + CCI, one stage lower": interaction(
+            contrast="cci", stage="layer2"
+        ),
+        "B-CNN": vary(interaction("none", **bilinear), lr=5 * lr),
+        "B-CNN + SCI + CCI": vary(interaction(contrast="cci", **bilinear), lr=5 * lr),
+        "Center Loss": interaction("none", base="center"),
+        "Center Loss + SCI + CCI": interaction(contrast="cci", base="center"),
+    },
+    seeds=seeds[:3],
+)
 
 # %% tags=["table"]
-show_table(summarise(by_plug, ACCURACY, "method"), foot=provenance_line(plugs))
+show_table(summarize(by_plug, ACCURACY, "method"), foot=study.foot(by_plug))
 
 # %% [markdown]
 # ### α and β
 
-# %%
-alphas, by_alpha = measure("cin/alpha")
-margins, by_margin = measure("cin/margin")
+# %% tags=["experiment"]
+by_alpha = study.run(
+    "alpha",
+    {f"{a:g}": interaction(contrast="cci", alpha=a) for a in alphas},
+    seeds=seeds[:2],
+)
+by_margin = study.run(
+    "margin",
+    {f"{m:g}": interaction(contrast="cci", margin=m) for m in margins},
+    seeds=seeds[:2],
+)
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(7.6, 3), sharey=True)
-for ax, table, key, default, color, label in (
-    (axes[0], by_alpha, "alpha", 2.0, COLORS[0], "α"),
-    (axes[1], by_margin, "margin", 0.5, COLORS[1], "β"),
+for ax, swept, key, color, label in (
+    (axes[0], by_alpha, "alpha", COLORS[0], "α"),
+    (axes[1], by_margin, "margin", COLORS[1], "β"),
 ):
     column = f"method_args.{key}"
-    table = table.copy()
-    table[column] = table[column].fillna(default) if column in table else default  # the row that sets nothing
-    table["accuracy, %"] = 100 * table["test_accuracy"]
-    curve(ax, sorted(table[column].unique()), table, column, "accuracy, %", color=color)
+    if "test_accuracy" in swept:
+        swept = swept.assign(accuracy=100 * swept["test_accuracy"])
+        curve(
+            ax, sorted(swept[column].unique()), swept, column, "accuracy", color=color
+        )
     ax.set(xlabel=label)
 axes[0].set_ylabel("test accuracy, %")
 show(
@@ -701,10 +895,10 @@ show(
 )
 
 # %% tags=["table"]
-sweeps = [summarise(by_alpha, ACCURACY, "α, β"), summarise(by_margin, ACCURACY, "α, β")]
+sweeps = [summarize(runs, ACCURACY, "α, β") for runs in (by_alpha, by_margin)]
 sweeps[0]["α, β"] = [f"{row}, 0.5" for row in sweeps[0]["α, β"]]
 sweeps[1]["α, β"] = [f"2, {row}" for row in sweeps[1]["α, β"]]
-show_table(pd.concat(sweeps), foot=provenance_line([*alphas, *margins]))
+show_table(pd.concat(sweeps), foot=study.foot(pd.concat([by_alpha, by_margin])))
 
 # %% [markdown]
 # ## One stage: what it costs
@@ -717,11 +911,19 @@ show_table(pd.concat(sweeps), foot=provenance_line([*alphas, *margins]))
 def counted(size, depth, **arguments):
     """Multiply-adds of a prediction, and parameters that it reads."""
     # the plain formula of attention has the products that fused kernels hide from the counter
-    with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with (
+        FakeTensorMode(),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
         method = CIN(resnet(depth), 200, **arguments).eval()
         with torch.no_grad():
             method(torch.zeros(1, 3, size, size))
-    read = sum(p.numel() for n, p in method.named_parameters() if not n.startswith(("cci", "project")))
+    read = sum(
+        p.numel()
+        for n, p in method.named_parameters()
+        if not n.startswith(("cci", "project"))
+    )
     return counter.get_total_flops() / 2, read
 
 
@@ -744,7 +946,10 @@ for row, arguments in rows.items():
             "parameters, 10⁶": f"{read / 1e6:.1f}",
         }
     )
-show_table(pd.DataFrame(lines), foot="Counted on this page: one prediction by a ResNet-50 at 448 pixels, 200 classes.")
+show_table(
+    pd.DataFrame(lines),
+    foot="Counted on this page: one prediction by a ResNet-50 at 448 pixels, 200 classes.",
+)
 
 # %% [markdown]
 # Nearly all that SCI adds is $\varphi$, $9 c^2$ weights. Training also pays for CCI: written with maps, for $\varphi$ a second time; by {eq}`eq-cin-averages`, for little more than
@@ -789,7 +994,9 @@ def right_loss(a, b, labels, margin=0.5):
 def wrong_loss(a, b, labels, margin=0.5):
     """Three defects on purpose. Do not use."""
     n = len(a)
-    same = (labels[:n] == labels[n]).float()  # defect: one label of the second half instead of all (a colon is missing)
+    same = (
+        labels[:n] == labels[n]
+    ).float()  # defect: one label of the second half instead of all (a colon is missing)
     distance = (a - b).norm(dim=1)
     pull = same * distance.square()
     push = (1 - same) * (margin - distance).clamp_min(0).square()
@@ -830,7 +1037,9 @@ def check_mean(loss):
     """A batch twice over has the same loss."""
     a, b = embeddings(0.3, 0.4)
     once = loss(a, b, torch.tensor([0, 0, 0, 0]))
-    twice = loss(torch.cat([a, a]), torch.cat([b, b]), torch.zeros(8, dtype=torch.int64))
+    twice = loss(
+        torch.cat([a, a]), torch.cat([b, b]), torch.zeros(8, dtype=torch.int64)
+    )
     assert torch.isclose(once, twice), f"{once.item():.2f} becomes {twice.item():.2f}"
 
 
@@ -843,9 +1052,17 @@ def outcome(check, loss):
 
 
 checks = (check_labels, check_push, check_stop, check_mean)
-verdicts = {loss.__name__: [outcome(check, loss) for check in checks] for loss in (right_loss, wrong_loss)}
+verdicts = {
+    loss.__name__: [outcome(check, loss) for check in checks]
+    for loss in (right_loss, wrong_loss)
+}
 assert verdicts["right_loss"] == ["passes"] * len(checks)
-assert [v.split(":")[0] for v in verdicts["wrong_loss"]] == ["fails", "fails", "passes", "fails"]
+assert [v.split(":")[0] for v in verdicts["wrong_loss"]] == [
+    "fails",
+    "fails",
+    "passes",
+    "fails",
+]
 show_table(
     pd.DataFrame(
         {
@@ -872,19 +1089,27 @@ def descend(loss, steps=12):
         points.requires_grad_()
         value = loss(points[a], points[b], torch.cat([labels[a], labels[b]]))
         (gradient,) = torch.autograd.grad(value, points)
-        scale = len(a) if loss is right_loss else 1  # as if it were the mean's N: the same rate for both
+        scale = (
+            len(a) if loss is right_loss else 1
+        )  # as if it were the mean's N: the same rate for both
         points = (points - 0.1 * scale * gradient).detach()
     return start, points, labels
 
 
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.1), sharex=True, sharey=True)
 start, right_points, point_labels = descend(right_loss)
-panels = {"start": start, "the library's loss": right_points, "the wrong loss": descend(wrong_loss)[1]}
+panels = {
+    "start": start,
+    "the library's loss": right_points,
+    "the wrong loss": descend(wrong_loss)[1],
+}
 for ax, (title, points) in zip(axes, panels.items(), strict=True):
     ax.plot(*start.T, ".", ms=3, color="#bbbbbb")
     for k, marker in enumerate("o^s"):
         mine = points[point_labels == k]
-        ax.plot(*mine.T, marker, ms=5, color=COLORS[k], label=f"class {k + 1}", alpha=0.75)
+        ax.plot(
+            *mine.T, marker, ms=5, color=COLORS[k], label=f"class {k + 1}", alpha=0.75
+        )
     ax.set(title=title, aspect="equal")
 axes[0].legend(fontsize=8)
 show(
@@ -903,20 +1128,35 @@ show(
 
 # %% tags=["output"]
 pooled = torch.zeros(1, 64, 1, 1)
-print("squeeze():", tuple(pooled.squeeze().shape), "  flatten(1):", tuple(pooled.flatten(1).shape))
+print(
+    "squeeze():",
+    tuple(pooled.squeeze().shape),
+    "  flatten(1):",
+    tuple(pooled.flatten(1).shape),
+)
 with torch.no_grad():
-    print("logits of one image in the library:", tuple(plain(torch.zeros(1, 3, 64, 64, device=where)).logits.shape))
+    print(
+        "logits of one image in the library:",
+        tuple(plain(torch.zeros(1, 3, 64, 64, device=where)).logits.shape),
+    )
 
 # %% [markdown]
 # - **Flattened maps.** In the port $h$ and $\psi$ see whole maps, which fixes the size of the images. Here both see averages by default, and `map_size` flattens:
 
 # %% tags=["output"]
-for name, map_size in {"averaged": None, "flattened, 7 × 7": (7, 7), "flattened, 14 × 14": (14, 14)}.items():
+for name, map_size in {
+    "averaged": None,
+    "flattened, 7 × 7": (7, 7),
+    "flattened, 14 × 14": (14, 14),
+}.items():
     places = 1 if map_size is None else map_size[0] * map_size[1]
     with torch.device("meta"):
         psi = ContrastiveChannelInteraction(2048, map_size=map_size).psi
         project = torch.nn.Linear(2048 * places, 512)
-    count = {k: sum(p.numel() for p in layer.parameters()) for k, layer in {"ψ": psi, "h": project}.items()}
+    count = {
+        k: sum(p.numel() for p in layer.parameters())
+        for k, layer in {"ψ": psi, "h": project}.items()
+    }
     print(f"{name:<19} ψ {count['ψ']:>9,} parameters, h {count['h']:>12,}")
 
 # %% [markdown]
@@ -927,7 +1167,9 @@ for name, map_size in {"averaged": None, "flattened, 7 × 7": (7, 7), "flattened
 # %% tags=["output"]
 torch.manual_seed(0)
 with torch.no_grad():
-    features = plain.backbone(((pixels - mean) / std).to(where))[plain.backbone.last].cpu()
+    features = plain.backbone(((pixels - mean) / std).to(where))[
+        plain.backbone.last
+    ].cpu()
     head = plain.head.cpu()
 
     def scored(maps):
@@ -938,7 +1180,9 @@ with torch.no_grad():
         block = SelfChannelInteraction(features.shape[1], zero_init=zero_init)
         out = block(features)
         change = ((out - features).norm() / features.norm()).item()
-        print(f"fresh block, zero_init={zero_init!s:<6} {scored(out):.1f} %, ‖Z − X‖ / ‖X‖ = {change:.2f}")
+        print(
+            f"fresh block, zero_init={zero_init!s:<6} {scored(out):.1f} %, ‖Z − X‖ / ‖X‖ = {change:.2f}"
+        )
 
 # %% [markdown]
 # ## Exercises

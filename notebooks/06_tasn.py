@@ -23,24 +23,41 @@
 # really is found and magnified, and whether it helps.
 
 # %% tags=["parameters"]
-profile = "quick"
-seeds = [0]
-epochs = 8
-train_limit = None
-data = ""
-device = "auto"
+dataset = "birds"  # synthetic, with known parts
+image_size = 128  # of the source that is sampled from
+input_size = 64  # of the nets that classify
+attention_size = 32  # of the attention net's input
+backbone = "small"
+pretrained = False
+epochs = 30
+live_epochs = 12  # of the network that the page trains and looks inside
+batch_size = 32
+lr = 0.1
+max_steps = None
+seeds = [0, 1, 2]
+device = None  # the best there is
+train = "missing"  # "all" measures everything again, "never" shows what there is
+temperatures = [1.0, 3.0, 10.0, 30.0]
+weights = [0.0, 1.0, 10.0, 100.0]  # λ, of the distillation
+num_details = [1, 2, 4]
+released_scale = 7.0  # of the official code's softmax
+attention_net = {
+    "backbone": "resnet",
+    "depth": "small",
+    "width": 16,
+    "strides": [1, 1, 1],
+}
+dilations = [[1, 2]]
+settings = {}  # further settings of all runs
 
-# %%
+# %% tags=["setup", "hide-input"]
 import time
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-
-from fgvc_lib import results
 from fgvc_lib.backbones import resnet
 from fgvc_lib.data import load
 from fgvc_lib.layers.attention_sampler import (
@@ -50,33 +67,61 @@ from fgvc_lib.layers.attention_sampler import (
     sampling_grid,
     sampling_positions,
 )
-from fgvc_lib.layers.trilinear import average_map, random_maps, trilinear_attention, unique_maps
+from fgvc_lib.layers.trilinear import (
+    average_map,
+    random_maps,
+    trilinear_attention,
+    unique_maps,
+)
 from fgvc_lib.losses.distillation import distillation_loss
-from fgvc_lib.measures.parts import peaks
-from fgvc_lib.measures.sampling import area_magnification, attention_maps, consistency
 from fgvc_lib.methods.tasn import RELEASED, TASN
-from fgvc_lib.results import benchmarks, wanted
-from fgvc_lib.results.plots import COLORS, curve, show, show_table, style
-from fgvc_lib.results.tables import provenance_line, summarise
+from fgvc_study import Study, benchmarks, vary
+from fgvc_study.figures import COLORS, curve, show, show_table, style
+from fgvc_study.metrics.parts import peaks
+from fgvc_study.metrics.sampling import area_magnification, attention_maps, consistency
+from fgvc_study.protocol import configuration
+from fgvc_study.tables import summarize
 
-CHAPTER = "06_tasn"
-device = None if device == "auto" else device
-measure = partial(wanted.measure, profile=profile, device=device)
+study = Study("06_tasn", seeds=seeds, device=device, train=train)
+base = configuration(
+    dataset=dataset,
+    image_size=image_size,
+    backbone=backbone,
+    pretrained=pretrained,
+    epochs=epochs,
+    batch_size=batch_size,
+    lr=lr,
+    max_steps=max_steps,
+    settings=settings,
+)
+
+
+def tasn_with(**arguments):
+    """TASN on the common backbone, with some of its arguments changed."""
+    own = {
+        "input_size": input_size,
+        "attention": {
+            "backbone": attention_net,
+            "dilations": dilations,
+            "input_size": attention_size,
+        },
+    }
+    return vary(vary(base, method="tasn", method_args=own), method_args=arguments)
+
+
+METRICS = ["magnification", "channel_parts", "part_net"]
 style()
 
 # %% [markdown]
 # ## The problem
 #
 # We look at the synthetic birds at 128 pixels, for a network that takes 64: the source has four times the pixels
-# that the network will see, as a photograph of 448 or 512 pixels has for a network of 224. How much of the image is the
+# that the network will see, as a photograph of 448 pixels has for a network of 224 (one of 512 has 5.2 times). How much of the image is the
 # part that decides the class?
 
 # %%
-live = wanted.groups()["tasn/trained"].configs(profile)["TASN"][0]
-if profile == "quick":
-    live = live.replace(seed=seeds[0])
-birds = load(data or live.data, **live.data_args)
-SOURCE, INPUT = birds.image_size, live.method_args["input_size"]
+birds = load(dataset, **base.data_args)
+SOURCE, INPUT = birds.image_size, input_size
 mean = torch.tensor(birds.mean).view(3, 1, 1)
 std = torch.tensor(birds.std).view(3, 1, 1)
 
@@ -88,7 +133,9 @@ def to_picture(image: torch.Tensor) -> np.ndarray:
 
 def normalised(rows) -> torch.Tensor:
     """Test images as a network gets them."""
-    return (torch.from_numpy(np.asarray(birds.test.images[rows])).float() / 255 - mean) / std
+    return (
+        torch.from_numpy(np.asarray(birds.test.images[rows])).float() / 255 - mean
+    ) / std
 
 
 def bare(axes) -> None:
@@ -108,27 +155,46 @@ def draw_grid(ax, image, grid, *, every: int = 4) -> None:
 
 
 def plainly_resized(images: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(images, (INPUT, INPUT), mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(
+        images, (INPUT, INPUT), mode="bilinear", align_corners=False, antialias=True
+    )
 
 
 # %% tags=["figure"]
-deciding = birds.test.parts["deciding"]
-examples = [int(np.flatnonzero(deciding == birds.part_names.index(part))[0]) for part in ("eye", "wing", "tail")]
+deciding = birds.test.parts["discriminative"]
+examples = [
+    int(np.flatnonzero(deciding == birds.part_names.index(part))[0])
+    for part in ("eye", "wing", "tail")
+]
 images = normalised(examples)  # (3, 3, 128, 128)
 small = plainly_resized(images)
 boxes = np.stack([birds.test.parts["boxes"][i, deciding[i]] for i in examples])
 figure, axes = plt.subplots(2, 6, figsize=(9, 3.2))
 for column, (i, box) in enumerate(zip(examples, boxes, strict=True)):
     x0, y0 = (box[:2] + box[2:]) / 2 - 14
-    for row, (picture, scale) in enumerate(((images[column], 1.0), (small[column], INPUT / SOURCE))):
+    for row, (picture, scale) in enumerate(
+        ((images[column], 1.0), (small[column], INPUT / SOURCE))
+    ):
         whole, close = axes[row, 2 * column : 2 * column + 2]
         whole.imshow(to_picture(picture))
         whole.add_patch(
-            plt.Rectangle((x0 * scale - 0.5, y0 * scale - 0.5), 28 * scale, 28 * scale, fill=False, ec="red", lw=1.2)
+            plt.Rectangle(
+                (x0 * scale - 0.5, y0 * scale - 0.5),
+                28 * scale,
+                28 * scale,
+                fill=False,
+                ec="red",
+                lw=1.2,
+            )
         )
         close.imshow(to_picture(picture))
-        close.set(xlim=(x0 * scale - 0.5, (x0 + 28) * scale - 0.5), ylim=((y0 + 28) * scale - 0.5, y0 * scale - 0.5))
-    axes[0, 2 * column].set_title(f"{birds.classes[birds.test.labels[i]]}", fontsize=8, loc="left")
+        close.set(
+            xlim=(x0 * scale - 0.5, (x0 + 28) * scale - 0.5),
+            ylim=((y0 + 28) * scale - 0.5, y0 * scale - 0.5),
+        )
+    axes[0, 2 * column].set_title(
+        f"{birds.classes[birds.test.labels[i]]}", fontsize=8, loc="left"
+    )
 bare(axes)
 axes[0, 0].set_ylabel(f"source, {SOURCE} px", fontsize=8)
 axes[1, 0].set_ylabel(f"resized, {INPUT} px", fontsize=8)
@@ -141,7 +207,11 @@ show(
 
 # %% tags=["output"]
 for part, name in enumerate(birds.part_names):
-    area = birds.test.parts["masks"][deciding == part, part].sum((1, 2)) if (deciding == part).any() else None
+    area = (
+        birds.test.parts["masks"][deciding == part, part].sum((1, 2))
+        if (deciding == part).any()
+        else None
+    )
     if area is not None:
         share = np.median(area) / SOURCE**2
         print(
@@ -189,7 +259,9 @@ scratch = relation @ X
 print("X Xᵀ =", relation.tolist())
 print("M_b  =", scratch.tolist())
 
-library = trilinear_attention(X.view(1, 3, 2, 2), spatial_norm=False, relation_norm=False)
+library = trilinear_attention(
+    X.view(1, 3, 2, 2), spatial_norm=False, relation_norm=False
+)
 torch.testing.assert_close(library.view(3, 4), scratch)  # the library agrees
 
 # %% [markdown]
@@ -246,10 +318,14 @@ VARIANTS = {
     "relation": {"spatial_norm": False, "relation_norm": True},
     "both": {"spatial_norm": True, "relation_norm": True},
 }
-features = torch.rand(1, 5, 2, 3, generator=torch.Generator().manual_seed(0))  # a map that is not square
+features = torch.rand(
+    1, 5, 2, 3, generator=torch.Generator().manual_seed(0)
+)  # a map that is not square
 for norms in VARIANTS.values():
     expected = trilinear_by_loops(features.view(5, 6), **norms)
-    torch.testing.assert_close(trilinear_attention(features, **norms).view(5, 6), expected)
+    torch.testing.assert_close(
+        trilinear_attention(features, **norms).view(5, 6), expected
+    )
 
 # %% [markdown]
 # Two maps are taken from $M$. Their **average** over the channels, $A(M)$, points at everything that any part points at. A **random** one, $R(M)$, drawn anew
@@ -287,10 +363,13 @@ def positions_from_scratch(marginal: np.ndarray, size: int) -> np.ndarray:
 
 
 marginal = np.array([1.0, 3.0])
-print("F at the edges 0, ½, 1:", [0.0, *(np.cumsum(marginal) / marginal.sum()).tolist()])
+print(
+    "F at the edges 0, ½, 1:", [0.0, *(np.cumsum(marginal) / marginal.sum()).tolist()]
+)
 print("five points:           ", positions_from_scratch(marginal, 5).round(3).tolist())
 torch.testing.assert_close(
-    sampling_positions(torch.from_numpy(marginal)[None], 5)[0], torch.from_numpy(positions_from_scratch(marginal, 5))
+    sampling_positions(torch.from_numpy(marginal)[None], 5)[0],
+    torch.from_numpy(positions_from_scratch(marginal, 5)),
 )
 
 # %% [markdown]
@@ -306,11 +385,17 @@ torch.testing.assert_close(
 
 
 # %%
-def sample_from_scratch(image: torch.Tensor, attention: torch.Tensor, size: int) -> torch.Tensor:
+def sample_from_scratch(
+    image: torch.Tensor, attention: torch.Tensor, size: int
+) -> torch.Tensor:
     """``(C, H, W)`` and ``(h, w)`` → ``(C, size, size)``, with an explicit bilinear interpolation."""
     height, width = image.shape[1:]
-    y = torch.from_numpy(positions_from_scratch(attention.amax(1).double().numpy(), size)) * (height - 1)
-    x = torch.from_numpy(positions_from_scratch(attention.amax(0).double().numpy(), size)) * (width - 1)
+    y = torch.from_numpy(
+        positions_from_scratch(attention.amax(1).double().numpy(), size)
+    ) * (height - 1)
+    x = torch.from_numpy(
+        positions_from_scratch(attention.amax(0).double().numpy(), size)
+    ) * (width - 1)
     top, left = y.long().clamp(max=height - 2), x.long().clamp(max=width - 2)
     v, u = (y - top)[:, None].float(), (x - left)[None].float()
     rows, below = image[:, top], image[:, top + 1]  # (C, size, W)
@@ -319,9 +404,15 @@ def sample_from_scratch(image: torch.Tensor, attention: torch.Tensor, size: int)
     return (1 - v) * upper + v * lower
 
 
-some_maps = torch.rand(3, 7, 9, generator=torch.Generator().manual_seed(1)) + 0.05  # maps of any size
-expected = torch.stack([sample_from_scratch(i, m, INPUT) for i, m in zip(images, some_maps, strict=True)])
-torch.testing.assert_close(attention_sample(images, some_maps, (INPUT, INPUT)), expected, atol=1e-3, rtol=0)
+some_maps = (
+    torch.rand(3, 7, 9, generator=torch.Generator().manual_seed(1)) + 0.05
+)  # maps of any size
+expected = torch.stack(
+    [sample_from_scratch(i, m, INPUT) for i, m in zip(images, some_maps, strict=True)]
+)
+torch.testing.assert_close(
+    attention_sample(images, some_maps, (INPUT, INPUT)), expected, atol=1e-3, rtol=0
+)
 
 # a map that is the same everywhere is plain resizing, and so is one that is zero everywhere
 plain = F.interpolate(images, (INPUT, INPUT), mode="bilinear", align_corners=True)
@@ -340,7 +431,9 @@ for value in (0.0, 1.0):
 # %%
 def true_map(i: int, *, cells: int = 16, floor: float = 0.15) -> torch.Tensor:
     """The deciding part's mask in cells, blurred, on a floor."""
-    mask = torch.from_numpy(birds.test.parts["masks"][i, deciding[i]]).float()[None, None]
+    mask = torch.from_numpy(birds.test.parts["masks"][i, deciding[i]]).float()[
+        None, None
+    ]
     coarse = F.adaptive_avg_pool2d(mask, cells)
     blurred = F.avg_pool2d(F.pad(coarse, (1, 1, 1, 1)), 3, 1)[0, 0]
     return floor + blurred / blurred.max()
@@ -351,12 +444,16 @@ chosen = 1
 shown = true_map(examples[chosen])  # (16, 16)
 rows, columns = axis_magnification(shown[None])
 grid = sampling_grid(shown[None], (INPUT, INPUT))
-figure, axes = plt.subplots(1, 6, figsize=(12, 2.4), width_ratios=[1, 1.2, 1.2, 1, 1, 1])
+figure, axes = plt.subplots(
+    1, 6, figsize=(12, 2.4), width_ratios=[1, 1.2, 1.2, 1, 1, 1]
+)
 axes[0].imshow(to_picture(images[chosen]), extent=(0, 1, 1, 0))
 axes[0].imshow(shown, extent=(0, 1, 1, 0), alpha=0.55, cmap="magma")
 axes[0].set_title("map over the image")
 edges = np.linspace(0, 1, 17)
-axes[1].bar((edges[1:] + edges[:-1]) / 2, columns[0], width=1 / 16, color=COLORS[0], alpha=0.4)
+axes[1].bar(
+    (edges[1:] + edges[:-1]) / 2, columns[0], width=1 / 16, color=COLORS[0], alpha=0.4
+)
 axes[1].axhline(1, color=COLORS[8], lw=0.8, ls=":")
 axes[1].set_title("$f_x$ over its mean")
 axes[1].set_xlabel("x in the source", fontsize=8)
@@ -398,9 +495,13 @@ show(
 two = torch.full((16, 16), 0.15)
 two[3:5, 2:4] = two[11:13, 12:14] = 1.0
 y, x = area_magnification(two[None], (SOURCE, SOURCE))
-board = ((torch.arange(SOURCE)[:, None] // 8 + torch.arange(SOURCE) // 8) % 2).float() * 0.6 + 0.2
+board = (
+    (torch.arange(SOURCE)[:, None] // 8 + torch.arange(SOURCE) // 8) % 2
+).float() * 0.6 + 0.2
 blobs = F.interpolate(two[None, None], (SOURCE, SOURCE), mode="nearest")[0, 0]
-checker = torch.stack([board + 0.2 * (blobs > 0.5), board, board - 0.15 * (blobs > 0.5)]).clamp(0, 1)
+checker = torch.stack(
+    [board + 0.2 * (blobs > 0.5), board, board - 0.15 * (blobs > 0.5)]
+).clamp(0, 1)
 one_cell = torch.zeros(1, 16, 16)
 one_cell[0, 5, 6] = 1
 figure, axes = plt.subplots(1, 4, figsize=(10, 2.7))
@@ -409,7 +510,9 @@ axes[0].set_title("a map with two peaks")
 picture = axes[1].imshow(y[0][:, None] * x[0], cmap="magma", vmin=0)
 figure.colorbar(picture, ax=axes[1], shrink=0.75)
 axes[1].set_title("magnification in area")
-axes[2].imshow(attention_sample(checker[None], two[None], (SOURCE, SOURCE))[0].permute(1, 2, 0))
+axes[2].imshow(
+    attention_sample(checker[None], two[None], (SOURCE, SOURCE))[0].permute(1, 2, 0)
+)
 axes[2].set_title("a board, sampled")
 limited = sample_at(images[:1], sampling_grid(one_cell, (INPUT, INPUT), limit=4.0))
 axes[3].imshow(to_picture(limited[0]))
@@ -428,7 +531,9 @@ for limit in (None, 4.0):
     print(
         f"limit {limit}: the one cell is magnified {rows.max():.0f} × {columns.max():.0f}, the others {rows.min():.1f} × {columns.min():.1f}"
     )
-torch.testing.assert_close(axis_magnification(one_cell, limit=4.0)[0].amax(), torch.tensor(4.0))
+torch.testing.assert_close(
+    axis_magnification(one_cell, limit=4.0)[0].amax(), torch.tensor(4.0)
+)
 
 # %% [markdown]
 # ## Distillation
@@ -485,10 +590,16 @@ for T in (1.0, 3.0, 10.0):
 # {py:class}`fgvc_lib.methods.tasn.TASN`:
 
 # %%
-tasn = TASN(resnet("small", width=8), len(birds.classes), **live.method_args).eval()
+tasn = TASN(
+    resnet("small", width=8), len(birds.classes), **tasn_with().method_args
+).eval()
 with torch.no_grad():
-    small_view = (live.method_args["attention_size"],) * 2  # the attention net may take a smaller image still
-    resized = F.interpolate(images, small_view, mode="bilinear", align_corners=False, antialias=True)
+    small_view = (
+        attention_size,
+    ) * 2  # the attention net may take a smaller image still
+    resized = F.interpolate(
+        images, small_view, mode="bilinear", align_corners=False, antialias=True
+    )
     features = tasn.attention_net(resized)[0]  # (B, c, h, w)
     maps = trilinear_attention(features)  # M(X)
     structure = attention_sample(images, maps.mean(1), (INPUT, INPUT), limit=4.0)  # I_s
@@ -501,18 +612,25 @@ torch.testing.assert_close(tasn(images).logits, logits)
 # We train TASN on this page, on birds drawn at 128 pixels, with the network of 64-pixel input that all chapters use as master and part net, and a narrower one for
 # attention. This network is for looking into; the comparison with a plain network, trained for as long and with several seeds, is {ref}`further down <tasn-components>`.
 
+# %% tags=["experiment"]
+network = study.live(
+    "network", {"TASN": vary(tasn_with(), epochs=live_epochs)}, metrics=METRICS
+)
+
 # %%
-method, record = results.trained(live, profile=profile, chapter=CHAPTER, data=birds, device=device)
+method, record = network["TASN"].method, network["TASN"].record
 used = next(method.parameters()).device
 
 # %% tags=["table"]
 line = {
-    "epochs": record.config["epochs"] if record.config["max_steps"] is None else "a few steps",
+    "epochs": record.config["epochs"]
+    if record.config["max_steps"] is None
+    else "a few steps",
     "test accuracy, %": round(100 * record.final["test_accuracy"], 1),
     "its attention net alone, %": round(100 * record.final["part_net/attention"], 1),
     "deciding part magnified": f"{record.final['magnification/structure']:.2f} ×",
 }
-show_table(pd.DataFrame([line]), foot=provenance_line([record]))
+show_table(pd.DataFrame([line]), foot=study.foot(study.live_frame(network)))
 
 # %% [markdown]
 # ### Channels, raw and trilinear
@@ -521,7 +639,9 @@ show_table(pd.DataFrame([line]), foot=provenance_line([record]))
 
 # %% tags=["figure"]
 with torch.no_grad():
-    raw, trilinear = (m.cpu() for m in attention_maps(method, images.to(used)))  # (3, c, h, w) each
+    raw, trilinear = (
+        m.cpu() for m in attention_maps(method, images.to(used))
+    )  # (3, c, h, w) each
 strongest = raw.mean((0, 2, 3)).topk(5).indices
 figure, axes = plt.subplots(6, 6, figsize=(8, 8))
 for bird in range(3):
@@ -532,7 +652,12 @@ for bird in range(3):
             ax = axes[row, column + 1]
             ax.imshow(maps[bird, channel], extent=(0, SOURCE, SOURCE, 0))
             ax.plot(
-                *peaks(maps[bird : bird + 1, channel : channel + 1], (SOURCE, SOURCE))[0, 0], "+", color="red", ms=7
+                *peaks(maps[bird : bird + 1, channel : channel + 1], (SOURCE, SOURCE))[
+                    0, 0
+                ],
+                "+",
+                color="red",
+                ms=7,
             )
             if row == 0:
                 ax.set_title(f"channel {int(channel)}", fontsize=8)
@@ -553,19 +678,34 @@ show(
 with torch.no_grad():
     output = method(images.to(used))
     picks = random_maps(trilinear, count=3, generator=torch.Generator().manual_seed(0))
-    details, detail_grids = (t.cpu() for t in method.sample(images.to(used), picks.to(used)))
+    details, detail_grids = (
+        t.cpu() for t in method.sample(images.to(used), picks.to(used))
+    )
 figure, axes = plt.subplots(3, 7, figsize=(10, 4.6))
 for bird in range(3):
     axes[bird, 0].imshow(to_picture(small[bird]))
     axes[bird, 1].imshow(to_picture(images[bird]), extent=(0, 1, 1, 0))
-    axes[bird, 1].imshow(output.maps["structure_map"][bird, 0].cpu(), extent=(0, 1, 1, 0), alpha=0.5, cmap="magma")
+    axes[bird, 1].imshow(
+        output.maps["structure_map"][bird, 0].cpu(),
+        extent=(0, 1, 1, 0),
+        alpha=0.5,
+        cmap="magma",
+    )
     draw_grid(axes[bird, 2], images[bird], output.maps["structure_grid"][bird])
     axes[bird, 3].imshow(to_picture(output.maps["structure_image"][bird]))
     for k in range(3):
         axes[bird, 4 + k].imshow(to_picture(details[bird, k]))
 for ax, title in zip(
     axes[0],
-    ("resized", "average map", "its sampling", "structure $I_s$", "detail $I_d$", "another", "another"),
+    (
+        "resized",
+        "average map",
+        "its sampling",
+        "structure $I_s$",
+        "detail $I_d$",
+        "another",
+        "another",
+    ),
     strict=True,
 ):
     ax.set_title(title, fontsize=8)
@@ -584,7 +724,9 @@ show(
 
 # %% tags=["figure"]
 by_part = (
-    record.load_arrays()["magnification/by_part"] if record.arrays else np.full((2, len(birds.part_names)), np.nan)
+    record.load_arrays()["magnification/by_part"]
+    if record.arrays
+    else np.full((2, len(birds.part_names)), np.nan)
 )
 figure, ax = plt.subplots(figsize=(6, 2.8))
 place = np.arange(len(birds.part_names))
@@ -613,8 +755,7 @@ show(
 # (tasn-components)=
 # ## Which piece does what?
 #
-# From here on tables are drawn from committed records, where there are some; the line under each says which profile, data, seeds and device they come from. While this page was built in the
-# quick profile every row was also run for two steps on a handful of images, to prove that it still runs.
+# From here on tables are drawn from committed records; the line under each says which data, seeds and device they come from.
 #
 # The rows add one piece at a time. *Uniform sampling* has all the machinery, two nets, distillation, and no attention: what it gains is not
 # due to looking anywhere. All rows give the classifying net the same number of pixels.
@@ -634,24 +775,28 @@ NETS = {
     "attention net, %": "part_net/attention",
 }
 
-components, by_component = measure("tasn/components")
+# %% tags=["experiment"]
+by_component = study.run(
+    "components",
+    {
+        "plain resizing": tasn_with(structure="resize", detail=None),
+        "uniform sampling": tasn_with(structure="uniform", detail="uniform"),
+        "structure": tasn_with(detail=None),
+        "structure + detail": tasn_with(distillation={"weight": 0.0}),
+        "structure + detail + distillation": tasn_with(),
+    },
+    metrics=["magnification", "part_net"],
+)
 
 # %% tags=["table"]
-show_table(summarise(by_component, ACCURACY | MAGNIFICATION, "birds"), foot=provenance_line(components))
+show_table(
+    summarize(by_component, ACCURACY | MAGNIFICATION, "birds"),
+    foot=study.foot(by_component),
+)
 
 # %% [markdown]
-# The same rows on photographs, where parts are not known:
-
-# %%
-cars, by_car = measure("tasn/cars")
-
-# %% tags=["table"]
-show_table(summarise(by_car, ACCURACY, "car crops"), foot=provenance_line(cars))
-
-# %% [markdown]
-# The set of car crops has 6,179 training and 1,965 test images, cut from the official *training* images of Stanford Cars {footcite:p}`krause2013object`; numbers on it compare
-# rows with each other, not with papers. Published for the real benchmark: the official code's notes state 87.0 % on CUB {footcite:p}`wah2011caltech` at 224 pixels and 88.0 % at 336, with ResNet-50.
-# Ours is another network, trained from random weights.
+# Published for the real benchmark: the notes of the official code state 87.0 % on CUB {footcite:p}`wah2011caltech` at 224 pixels and 88.0 % at 336, with ResNet-50. Ours is
+# another network, trained from random weights.
 #
 # ## Does the trilinear product make channels consistent?
 #
@@ -669,15 +814,16 @@ pointed = torch.tensor(
     [[0, 1], [0, 1], [0, -1], [0, 2]]
 )  # four images of a class × two channels: which part, -1 for none
 agreement, entropy = consistency(pointed, torch.zeros(4, dtype=torch.long), count=3)
-print(f"channel 0 always at part 0, channel 1 at part 1 in two of four: agreement {agreement} = (1 + ½) / 2")
+print(
+    f"channel 0 always at part 0, channel 1 at part 1 in two of four: agreement {agreement} = (1 + ½) / 2"
+)
 print(f"entropy {entropy} = (0 + 1½) / 2 bits")
 
 # %% [markdown]
-# Because nothing flows back from the sampler, **the attention net trains exactly alike whatever the normalisation**: the rows of the next table share their raw features, and
-# differ in what is made of them.
+# Because nothing flows back from the sampler, **the attention net is trained by its own classifier alone, whatever the normalization**: in the next table the rows' raw
+# features differ by no more than the order of sums, and what is made of them differs.
 
 # %%
-normalisation, by_normalisation = measure("tasn/normalisation")
 CONSISTENCY = {
     "agreement, raw": ("channel_parts/raw/agreement", 1, 3),
     "agreement": ("channel_parts/trilinear/agreement", 1, 3),
@@ -687,28 +833,33 @@ CONSISTENCY = {
     "parts": ("channel_parts/trilinear/parts", 1, 2),
 }
 
-# %% tags=["table"]
-show_table(summarise(by_normalisation, CONSISTENCY, "normalisation"), foot=provenance_line(normalisation))
+# %% tags=["experiment"]
+by_normalization = study.run(
+    "normalization",
+    {
+        "neither": tasn_with(attention={"spatial_norm": False, "relation_norm": False}),
+        "spatial": tasn_with(attention={"relation_norm": False}),
+        "relation": tasn_with(attention={"spatial_norm": False}),
+        "both": tasn_with(),
+    },
+    metrics=METRICS,
+)
 
 # %% tags=["table"]
 show_table(
-    summarise(by_normalisation, ACCURACY | MAGNIFICATION, "normalisation"),
-    foot=provenance_line(normalisation),
+    summarize(by_normalization, CONSISTENCY, "normalization"),
+    foot=study.foot(by_normalization),
+)
+
+# %% tags=["table"]
+show_table(
+    summarize(by_normalization, ACCURACY | MAGNIFICATION, "normalization"),
+    foot=study.foot(by_normalization),
 )
 
 # %% [markdown]
 # The two tables belong together: a map that is nearly flat may peak in the same place in every image, and magnifies nothing.
 #
-# Synthetic birds have parts with sharp outlines and one pose in profile. On the first ten classes of real CUB birds, with 15 annotated points in place of masks (a peak belongs to
-# the nearest visible point within a tenth of the image's side), an attention net trained from nothing on 27 images a class gives:
-
-# %%
-real, by_real = measure("tasn/real_parts")
-
-# %% tags=["table"]
-show_table(summarise(by_real, CONSISTENCY, "normalisation"), foot=provenance_line(real))
-
-# %% [markdown]
 # ## How many parts does a random channel see?
 #
 # One channel is drawn for each visit of an image, with replacement. If a share $n_p / c$ of an image's channels peaks on part $p$, then after $k$ visits the expected number of
@@ -721,19 +872,42 @@ show_table(summarise(by_real, CONSISTENCY, "normalisation"), foot=provenance_lin
 # %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(6, 3.2))
 draws = np.arange(1, 65)
-named = dict(zip(wanted.labels("tasn/normalisation", normalisation), normalisation, strict=True))
-for (row, found), color, dashes in zip(named.items(), COLORS, ("-", "--", "-.", ":"), strict=False):
-    if found.arrays:
-        ax.plot(draws, found.load_arrays()["channel_parts/trilinear/coverage"], color=color, ls=dashes, label=row)
-if "both" in named and named["both"].arrays:
+named = {
+    variant: study.records(group)[0]
+    for variant, group in by_normalization.groupby("variant", sort=False)
+    if study.records(group)
+}
+for (row, found), color, dashes in zip(
+    named.items(), COLORS, ("-", "--", "-.", ":"), strict=False
+):
+    arrays = found.load_arrays()
+    if "channel_parts/trilinear/coverage" in arrays:
+        ax.plot(
+            draws,
+            arrays["channel_parts/trilinear/coverage"],
+            color=color,
+            ls=dashes,
+            label=row,
+        )
+arrays = named["both"].load_arrays() if "both" in named else {}
+if "channel_parts/raw/coverage" in arrays:
     ax.plot(
-        draws, named["both"].load_arrays()["channel_parts/raw/coverage"], color=COLORS[8], lw=1, label="raw channels"
+        draws,
+        arrays["channel_parts/raw/coverage"],
+        color=COLORS[8],
+        lw=1,
+        label="raw channels",
     )
 ax.axhline(len(birds.part_names), color=COLORS[6], lw=0.8, ls=":")
-ax.set(xlabel="visits of an image, with one random channel each", ylabel="different parts seen", xscale="log")
+ax.set(
+    xlabel="visits of an image, with one random channel each",
+    ylabel="different parts seen",
+    xscale="log",
+)
 ax.set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
 ax.minorticks_off()
-ax.legend(fontsize=8)
+if named:
+    ax.legend(fontsize=8)
 show(
     figure,
     name="fig-tasn-coverage",
@@ -744,11 +918,18 @@ show(
 # %% [markdown]
 # A curve that flattens early means that hundreds of channels are worth a few parts. More than one detail image in a step buys coverage faster, at the price of one more pass each:
 
-# %%
-details_of, by_detail = measure("tasn/details")
+# %% tags=["experiment"]
+by_detail = study.run(
+    "details",
+    {str(n): tasn_with(num_details=n) for n in num_details},
+    seeds=seeds[:2],
+)
 
 # %% tags=["table"]
-show_table(summarise(by_detail, ACCURACY, "detail images in a step"), foot=provenance_line(details_of))
+show_table(
+    summarize(by_detail, ACCURACY, "detail images in a step"),
+    foot=study.foot(by_detail),
+)
 
 # %% [markdown]
 # ## Distillation against its alternatives
@@ -757,31 +938,62 @@ show_table(summarise(by_detail, ACCURACY, "detail images in a step"), foot=prove
 # take the trained nets apart: the master alone (what the paper tests), the part net alone, the average of both. At test the part net's map is the average of all channels, as in the released code: for
 # the part net it is a new kind of image.
 
-# %%
-teaching, by_teaching = measure("tasn/teaching")
+# %% tags=["experiment"]
+by_teaching = study.run(
+    "teaching",
+    {
+        "shared weights only": tasn_with(distillation={"weight": 0.0}),
+        "concatenation": tasn_with(distillation={"weight": 0.0}, predict="concat"),
+        "distillation": tasn_with(),
+    },
+    metrics=["magnification"],
+)
 
 # %% tags=["table"]
-show_table(summarise(by_teaching, ACCURACY | NETS, "the two nets"), foot=provenance_line(teaching))
+show_table(
+    summarize(by_teaching, ACCURACY | NETS, "the two nets"),
+    foot=study.foot(by_teaching),
+)
 
 # %% [markdown]
 # The PyTorch port of the released code reports, for CUB, 85.5 % for the master alone and 86.2 % together with the part net, both without distillation.
 #
 # ### Temperature and weight
 
-# %%
-temperature, by_temperature = measure("tasn/temperature")
-weight, by_weight = measure("tasn/weight")
+# %% tags=["experiment"]
+squared = {"temperature": 10.0, "square_temperature": True}
+by_temperature = study.run(
+    "temperature",
+    {f"{t:g}": tasn_with(distillation={"temperature": t}) for t in temperatures}
+    | {"10, times T²": tasn_with(distillation=squared)},
+    seeds=seeds[:2],
+)
+by_weight = study.run(
+    "weight",
+    {f"{w:g}": tasn_with(distillation={"weight": w}) for w in weights},
+    seeds=seeds[:2],
+)
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True)
-for ax, table, label in ((axes[0], by_temperature, "T (λ = 1)"), (axes[1], by_weight, "λ (T = 10)")):
-    labels = list(dict.fromkeys(table["row"]))
-    table = table.assign(place=table["row"].map({row: place for place, row in enumerate(labels)}))
-    swept = table[~table["row"].str.contains("times")]
-    curve(ax, list(range(len(labels))), swept, "place", "test_accuracy", color=COLORS[0])
-    other = table[table["row"].str.contains("times")]
-    ax.plot(other["place"], other["test_accuracy"], "D", ms=5, color=COLORS[1])
-    ax.set_xticks(range(len(labels)), [row.replace(", times T²", " · T²") for row in labels])
+for ax, table, label in (
+    (axes[0], by_temperature, "T (λ = 1)"),
+    (axes[1], by_weight, "λ (T = 10)"),
+):
+    labels = list(dict.fromkeys(table["variant"]))
+    table = table.assign(
+        place=table["variant"].map({row: place for place, row in enumerate(labels)})
+    )
+    swept = table[~table["variant"].str.contains("times")]
+    if "test_accuracy" in table:
+        places = list(range(len(labels)))
+        curve(ax, places, swept, "place", "test_accuracy", color=COLORS[0])
+    other = table[table["variant"].str.contains("times")]
+    if "test_accuracy" in other:
+        ax.plot(other["place"], other["test_accuracy"], "D", ms=5, color=COLORS[1])
+    ax.set_xticks(
+        range(len(labels)), [row.replace(", times T²", " · T²") for row in labels]
+    )
     ax.set(xlabel=label)
 axes[0].set_ylabel("test accuracy")
 show(
@@ -794,43 +1006,61 @@ show(
 # %% tags=["table"]
 both = pd.concat(
     [
-        summarise(by_temperature, ACCURACY, "setting").assign(setting=lambda t: "T = " + t["setting"]),
-        summarise(by_weight, ACCURACY, "setting").assign(setting=lambda t: "λ = " + t["setting"]),
+        summarize(by_temperature, ACCURACY, "setting").assign(
+            setting=lambda t: "T = " + t["setting"]
+        ),
+        summarize(by_weight, ACCURACY, "setting").assign(
+            setting=lambda t: "λ = " + t["setting"]
+        ),
     ]
 )
-show_table(both, foot=provenance_line([*temperature, *weight]))
+show_table(both, foot=study.foot(pd.concat([by_temperature, by_weight])))
 
 # %% [markdown]
 # ## Should the sampler have a gradient?
 #
 # $x_k = F^{-1}(\cdot)$ is a differentiable function of the map almost everywhere, and so is bilinear interpolation of where it reads. The gradient is there for the taking: the master's loss could tell the attention net
-# to look elsewhere. The released code stops it. The library's `sampling_gradient=True` lets it through; we compare four ways to train the attention net.
+# to look elsewhere. The released code stops it. The library's `sampling={"gradient": True}` lets it through; we compare four ways to train the attention net.
 
 # %% tags=["output"]
 for passes in (False, True):
     probe = TASN(
         resnet("small", width=8),
         len(birds.classes),
-        **{**live.method_args, "sampling_gradient": passes, "attention_weight": 0.0},
+        **tasn_with(sampling={"gradient": passes}, attention_weight=0.0).method_args,
     )
     terms = probe(images, birds.test.labels[examples]).terms
     (terms["ce_master"] + terms["ce_part"]).backward()
-    size = sum(float(p.grad.square().sum()) for p in probe.attention_net.parameters() if p.grad is not None) ** 0.5
+    size = (
+        sum(
+            float(p.grad.square().sum())
+            for p in probe.attention_net.parameters()
+            if p.grad is not None
+        )
+        ** 0.5
+    )
     print(
-        f"sampling_gradient={passes!s:<5}: the classifying nets move the attention net with a gradient of norm {size:.4f}"
+        f"gradient={passes!s:<5}: the classifying nets move the attention net with a gradient of norm {size:.4f}"
     )
 
-# %%
-gradient, by_gradient = measure("tasn/gradient")
+# %% tags=["experiment"]
+through = {"gradient": True}
+by_gradient = study.run(
+    "gradient",
+    {
+        "its own classifier (paper)": tasn_with(),
+        "its own classifier + sampling": tasn_with(sampling=through),
+        "sampling alone": tasn_with(sampling=through, attention_weight=0.0),
+        "neither, as initialized": tasn_with(attention_weight=0.0),
+    },
+    metrics=["magnification", "part_net"],
+)
 
 # %% tags=["table"]
+LEARNS = {"attention net, %": NETS["attention net, %"]} | MAGNIFICATION
 show_table(
-    summarise(
-        by_gradient,
-        ACCURACY | {"attention net, %": NETS["attention net, %"]} | MAGNIFICATION,
-        "the attention net learns from",
-    ),
-    foot=provenance_line(gradient),
+    summarize(by_gradient, ACCURACY | LEARNS, "the attention net learns from"),
+    foot=study.foot(by_gradient),
 )
 
 # %% [markdown]
@@ -842,7 +1072,12 @@ show_table(
 # %% tags=["figure"]
 WHOLE = "structure, detail, distillation"
 measured_costs = benchmarks.records("attention_sampler")
-published = [step for found in measured_costs for step in found["steps"] if step["backbone"] == "resnet 50"]
+published = [
+    step
+    for found in measured_costs
+    for step in found["steps"]
+    if step["backbone"] == "resnet 50"
+]
 figure, ax = plt.subplots(figsize=(5.5, 3))
 if published:
     work = published[0]["multiply_adds_per_image"]
@@ -854,7 +1089,12 @@ if published:
         ls="--",
         label="the image and one crop for each part",
     )
-    ax.plot(parts, [work[WHOLE] / 1e9] * len(parts), color=COLORS[0], label="TASN, 512 channels")
+    ax.plot(
+        parts,
+        [work[WHOLE] / 1e9] * len(parts),
+        color=COLORS[0],
+        label="TASN, 512 channels",
+    )
     ax.legend(fontsize=8)
 ax.set(xlabel="parts", ylabel="billion multiply-adds", ylim=(0, None))
 show(
@@ -889,7 +1129,9 @@ sources, choice = torch.rand(4, 3, 512, 512), torch.Generator().manual_seed(0)
 for channels in (8, 64, 512):
     features = torch.rand(4, channels, 28, 28)
     product = milliseconds(trilinear_attention, features) / 4
-    sampling = milliseconds(two_samples, sources, trilinear_attention(features), choice) / 4
+    sampling = (
+        milliseconds(two_samples, sources, trilinear_attention(features), choice) / 4
+    )
     print(
         f"{channels:>3} channels: {product:6.2f} ms an image for the maps, {sampling:5.2f} ms for the two samples, 512 → 224 px"
     )
@@ -916,7 +1158,9 @@ for found in measured_costs:
     )
 show_table(
     pd.DataFrame(lines, columns=None if lines else ["training step"]),
-    foot="benchmarks/attention_sampler.py. " + ("; ".join(feet) or "Not measured yet") + ".",
+    foot="benchmarks/attention_sampler.py. "
+    + ("; ".join(feet) or "Not measured yet")
+    + ".",
 )
 
 # %% [markdown]
@@ -1011,12 +1255,27 @@ for detached in (True, False):
 # %% [markdown]
 # What the differences are worth, one at a time and all together:
 
-# %%
-released, by_variant = measure("tasn/released")
-assert wanted.groups()["tasn/released"].rows["all of the released code"]["method_args"] == RELEASED
+# %% tags=["experiment"]
+everything = RELEASED | {"attention": RELEASED["attention"] | {"scale": released_scale}}
+by_variant = study.run(
+    "released",
+    {
+        "paper: no limit": tasn_with(sampling={"limit": None}),
+        "limit 4": tasn_with(),
+        "equal zoom on both axes": tasn_with(sampling={"equal_zoom": True}),
+        f"scale {released_scale:g}": tasn_with(attention={"scale": released_scale}),
+        "squared structure map": tasn_with(sampling={"structure_power": 2.0}),
+        "all of the official code": tasn_with(**everything),
+    },
+    metrics=["magnification"],
+    seeds=seeds[:2],
+)
 
 # %% tags=["table"]
-show_table(summarise(by_variant, ACCURACY | MAGNIFICATION, "variant"), foot=provenance_line(released))
+show_table(
+    summarize(by_variant, ACCURACY | MAGNIFICATION, "variant"),
+    foot=study.foot(by_variant),
+)
 
 # %% [markdown]
 # ## Exercises

@@ -23,26 +23,34 @@
 # each component brings, and what the second look costs.
 
 # %% tags=["parameters"]
-profile = "quick"
-seeds = [0]
-epochs = 8
-train_limit = None
-data = ""
-device = "auto"
+dataset = "birds"  # synthetic, with known parts
+image_size = 64
+backbone = "small"
+pretrained = False
+epochs = 30
+live_epochs = 14  # of the network that the page trains and looks inside
+batch_size = 32
+lr = 0.006  # eight cross-entropies are summed, and at larger rates the masks saturate
+plain_lr = 0.1  # of the network without a pyramid, which has one
+max_steps = None
+seeds = [0, 1, 2]
+device = None  # the best there is
+train = "missing"  # "all" measures everything again, "never" shows what there is
+channels = 32  # of the pyramid
+gate_reduction = 4
+momentum = 0.1  # of the BatchNorms in the pyramid's top
+hidden = 128  # width of the heads
+border = 0.125  # fraction of a mask that is struck out at each side
+levels = [1, 2, 3]  # how many, from the last stage down
+drop_rates = [[0.3, 0.3, 0.0], [0.3, 0.4, 0.0], [0.5, 0.5, 0.0], [0.3, 0.3, 0.4]]
+borders = [0.0, 0.1, 0.125, 0.2]
+settings = {}  # further settings of all runs
 
-# %%
-from functools import partial
-
+# %% tags=["setup", "hide-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from matplotlib.patches import Rectangle
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torchvision.ops import box_iou
-
-from fgvc_lib import results
 from fgvc_lib.backbones import resnet
 from fgvc_lib.data import load
 from fgvc_lib.layers.attention_pyramid import AttentionPyramid, SpatialGate
@@ -50,18 +58,52 @@ from fgvc_lib.layers.head import bn_elu_head
 from fgvc_lib.layers.roi_drop import roi_drop
 from fgvc_lib.layers.roi_pyramid import anchor_boxes, roi_boxes
 from fgvc_lib.layers.roi_zoom import roi_zoom
-from fgvc_lib.measures.parts import box_area, box_recall
 from fgvc_lib.methods.ap_cnn import APCNN
 from fgvc_lib.methods.baseline import Baseline
-from fgvc_lib.results import benchmarks, wanted
-from fgvc_lib.results.estimate import Shape, step
-from fgvc_lib.results.plots import COLORS, show, show_table, style
-from fgvc_lib.results.tables import plus_minus, provenance_line, summarise
 from fgvc_lib.train import build
+from fgvc_study import Study, benchmarks, vary
+from fgvc_study.estimate import Shape, step
+from fgvc_study.figures import COLORS, show, show_table, style
+from fgvc_study.metrics.parts import box_area, box_recall
+from fgvc_study.protocol import configuration
+from fgvc_study.tables import plus_minus, summarize
+from matplotlib.patches import Rectangle
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torchvision.ops import box_iou
 
-CHAPTER = "07_ap_cnn"
-device = None if device == "auto" else device
-measure = partial(wanted.measure, profile=profile, device=device)
+study = Study("07_ap_cnn", seeds=seeds, device=device, train=train)
+base = configuration(
+    dataset=dataset,
+    image_size=image_size,
+    backbone=backbone,
+    pretrained=pretrained,
+    epochs=epochs,
+    batch_size=batch_size,
+    lr=lr,
+    max_steps=max_steps,
+    settings=settings,
+)
+
+
+def ap_cnn(**arguments):
+    """AP-CNN on the common backbone, with some of its arguments changed."""
+    pyramid = {
+        "channels": channels,
+        "gate_reduction": gate_reduction,
+        "momentum": momentum,
+    }
+    own = {"pyramid": pyramid, "boxes": {"border": border}, "hidden": hidden}
+    return vary(vary(base, method="ap_cnn", method_args=own), method_args=arguments)
+
+
+METRICS = ["stages", "roi_parts"]
+plain = vary(
+    base,
+    method="baseline",
+    lr=plain_lr,
+    method_args={"head": "bn_elu", "hidden": hidden},
+)
 style()
 
 # %% [markdown]
@@ -75,16 +117,22 @@ style()
 # ResNet of this book. How many cells does the deciding part have?
 
 # %% tags=["output"]
-birds = load("birds")
+birds = load(dataset, **base.data_args)
 truth = torch.from_numpy(birds.test.parts["boxes"])  # (N, 6, 4), x1 y1 x2 y2
-deciding = torch.from_numpy(birds.test.parts["deciding"])  # (N,)
+deciding = torch.from_numpy(birds.test.parts["discriminative"])  # (N,)
 part_box = truth[torch.arange(len(truth)), deciding]  # (N, 4)
 area = (part_box[:, 2:] - part_box[:, :2]).prod(1)  # (N,) pixels
 network = resnet("small", width=16)
 print("cells in the box of the deciding part, median over the test images")
-print("level, stride:  ", "   ".join(f"{3 + i}, {s}" for i, s in enumerate(network.strides.values())))
+print(
+    "level, stride:  ",
+    "   ".join(f"{3 + i}, {s}" for i, s in enumerate(network.strides.values())),
+)
 for p, name in enumerate(birds.part_names):
-    cells = [(area[deciding == p] / stride**2).median().item() for stride in network.strides.values()]
+    cells = [
+        (area[deciding == p] / stride**2).median().item()
+        for stride in network.strides.values()
+    ]
     print(f"{name:<15}", "  ".join(f"{c:5.1f}" for c in cells))
 
 # %% tags=["figure"]
@@ -94,7 +142,9 @@ LEVEL_COLOR = dict(zip(LEVELS, (COLORS[1], COLORS[5], COLORS[2]), strict=True))
 
 def picture(ax, pixels):
     """An image (3, H, W) of bytes, its pixel grid from 0 to its side."""
-    ax.imshow(pixels.transpose(1, 2, 0), extent=(0, pixels.shape[2], pixels.shape[1], 0))
+    ax.imshow(
+        pixels.transpose(1, 2, 0), extent=(0, pixels.shape[2], pixels.shape[1], 0)
+    )
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
@@ -104,7 +154,13 @@ def heatmap(ax, values, border=0.0):
     cut = int(border * len(values))
     inner = values[cut : len(values) - cut, cut : len(values) - cut]
     scale = {"vmin": float(inner.min()), "vmax": float(inner.max())}
-    ax.imshow(values, extent=(0, birds.image_size, birds.image_size, 0), cmap="gray", interpolation="nearest", **scale)
+    ax.imshow(
+        values,
+        extent=(0, birds.image_size, birds.image_size, 0),
+        cmap="gray",
+        interpolation="nearest",
+        **scale,
+    )
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
@@ -113,12 +169,16 @@ def outline(ax, box, **line):
     """A box x1 y1 x2 y2 in pixels; one of NaN is not there."""
     x1, y1, x2, y2 = (float(v) for v in box)
     if x1 == x1:
-        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **({"lw": 1.6} | line)))
+        ax.add_patch(
+            Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **({"lw": 1.6} | line))
+        )
 
 
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.2))
 shown = int((deciding == birds.part_names.index("eye")).nonzero()[0])
-for ax, level, (stage, stride) in zip(axes, LEVELS, network.strides.items(), strict=True):
+for ax, level, (stage, stride) in zip(
+    axes, LEVELS, network.strides.items(), strict=True
+):
     picture(ax, birds.test.images[shown])
     for k in range(0, birds.image_size + 1, stride):
         ax.axhline(k, color="white", lw=0.5, alpha=0.7)
@@ -182,10 +242,14 @@ show(
 kernel = torch.arange(1.0, 10).view(1, 1, 3, 3)
 single = torch.zeros(1, 1, 3, 3)
 single[..., 1, 1] = 1
-print("transposed:", F.conv_transpose2d(single, kernel, padding=1).flatten().int().tolist())
+print(
+    "transposed:",
+    F.conv_transpose2d(single, kernel, padding=1).flatten().int().tolist(),
+)
 print("gathered:  ", F.conv2d(single, kernel, padding=1).flatten().int().tolist())
 torch.testing.assert_close(
-    F.conv_transpose2d(single, kernel, padding=1), F.conv2d(single, kernel.flip(2, 3), padding=1)
+    F.conv_transpose2d(single, kernel, padding=1),
+    F.conv2d(single, kernel.flip(2, 3), padding=1),
 )
 
 
@@ -214,7 +278,9 @@ with torch.no_grad():
     for name, parameter in library.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
-    weights = [g.conv.weight.transpose(0, 1) for g in library.spatial_gates]  # (C, 1, 3, 3) → (1, C, 3, 3)
+    weights = [
+        g.conv.weight.transpose(0, 1) for g in library.spatial_gates
+    ]  # (C, 1, 3, 3) → (1, C, 3, 3)
     squeeze = [g.layers[0].weight.flatten(1) for g in library.channel_gates]
     excite = [g.layers[2].weight.flatten(1) for g in library.channel_gates]
     ours, our_masks = attend(levels, weights, squeeze, excite)
@@ -227,7 +293,10 @@ for k in (1, 2):
     share.append((torch.eye(3)[k] + share[-1]) / 2)
 for level, row in zip(LEVELS, share, strict=True):
     print(
-        f"gate of {level}: " + " + ".join(f"{w:g} · {name}" for w, name in zip(row.tolist(), LEVELS, strict=True) if w)
+        f"gate of {level}: "
+        + " + ".join(
+            f"{w:g} · {name}" for w, name in zip(row.tolist(), LEVELS, strict=True) if w
+        )
     )
 
 # %% [markdown]
@@ -266,14 +335,27 @@ def boxes_by_hand(mask, image=60, side=20, border=1, top_k=3, iou=0.05, say=prin
     inner[border : h - border, border : w - border] = 1
     scores = mask * inner
     say(f"mean over all {h * w} cells: {scores.mean():.2f}")
-    candidates = [(float(scores[i, j]), i, j) for i in range(h) for j in range(w) if scores[i, j] > scores.mean()]
+    candidates = [
+        (float(scores[i, j]), i, j)
+        for i in range(h)
+        for j in range(w)
+        if scores[i, j] > scores.mean()
+    ]
     candidates.sort(key=lambda c: -c[0])  # stable: of equal scores the first cell
-    say("candidates:", ", ".join(f"{s:g} at {(i, j)}" for s, i, j in candidates[:4]), "…")
+    say(
+        "candidates:",
+        ", ".join(f"{s:g} at {(i, j)}" for s, i, j in candidates[:4]),
+        "…",
+    )
     kept = []
     for _, i, j in candidates:
         x, y = (j + 0.5) * image / w, (i + 0.5) * image / h
-        box = torch.tensor([x - side / 2, y - side / 2, x + side / 2, y + side / 2]).clamp(0, image)
-        if len(kept) < top_k and all(box_iou(box[None], other[None]) <= iou for other in kept):
+        box = torch.tensor(
+            [x - side / 2, y - side / 2, x + side / 2, y + side / 2]
+        ).clamp(0, image)
+        if len(kept) < top_k and all(
+            box_iou(box[None], other[None]) <= iou for other in kept
+        ):
             kept.append(box)
     return torch.stack(kept)
 
@@ -297,16 +379,40 @@ torch.testing.assert_close(library[0], by_hand)  # the library agrees
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.2))
 inner = torch.zeros_like(mask)
 inner[1:-1, 1:-1] = 1
-panels = {"mask": mask, "border zeroed": mask * inner, "above the mean": (mask * inner > (mask * inner).mean()).float()}
+panels = {
+    "mask": mask,
+    "border zeroed": mask * inner,
+    "above the mean": (mask * inner > (mask * inner).mean()).float(),
+}
 for ax, (title, values) in zip(axes, panels.items(), strict=True):
-    ax.imshow(values, extent=(0, 60, 60, 0), cmap="Greys", vmin=0, vmax=float(values.max()) * 2.5)
+    ax.imshow(
+        values,
+        extent=(0, 60, 60, 0),
+        cmap="Greys",
+        vmin=0,
+        vmax=float(values.max()) * 2.5,
+    )
     for i in range(6):
         for j in range(6):
-            ax.text(10 * j + 5, 10 * i + 5, f"{values[i, j]:g}", ha="center", va="center", fontsize=8)
+            ax.text(
+                10 * j + 5,
+                10 * i + 5,
+                f"{values[i, j]:g}",
+                ha="center",
+                va="center",
+                fontsize=8,
+            )
     ax.set(title=title, xticks=range(0, 61, 20), yticks=range(0, 61, 20))
 for rank, box in enumerate(by_hand, start=1):
     outline(axes[2], box, color=COLORS[1], lw=2)
-    axes[2].text(float(box[0]) + 1, float(box[1]) + 1, rank, color=COLORS[1], weight="bold", va="top")
+    axes[2].text(
+        float(box[0]) + 1,
+        float(box[1]) + 1,
+        rank,
+        color=COLORS[1],
+        weight="bold",
+        va="top",
+    )
 show(
     figure,
     name="fig-ap-nms",
@@ -336,7 +442,9 @@ zoomed = roi_zoom(row, torch.tensor([[2.0, 0.0, 6.0, 8.0]]), (8, 8))
 by_formula = torch.tensor([2 + (j + 0.5) * (6 - 2) / 8 - 0.5 for j in range(8)])
 print(zoomed[0, 0, 0].tolist())
 torch.testing.assert_close(zoomed[0, 0, 0], by_formula)
-torch.testing.assert_close(roi_zoom(row, torch.tensor([[0.0, 0.0, 8.0, 8.0]]), (8, 8)), row)  # the whole: unchanged
+torch.testing.assert_close(
+    roi_zoom(row, torch.tensor([[0.0, 0.0, 8.0, 8.0]]), (8, 8)), row
+)  # the whole: unchanged
 
 # %% [markdown]
 # **Drop.** A network that has found one telling part may stop looking. So in training, one of the boxes, $D$, is
@@ -356,15 +464,19 @@ union = torch.tensor([[0.0, 0.0, 8.0, 4.0]])  # 32 cells
 dropped = torch.tensor([[2.0, 0.0, 4.0, 4.0]])  # 8 of them
 scaled = roi_drop(ones, dropped, union, (8, 8))
 print(f"|U| / |U \\ D| = 32 / 24 = {scaled.max().item():.4f}")
-print(f"sum over U: {scaled[..., :4, :].sum():.0f}, as before; hidden cells: {int((scaled == 0).sum())}")
+print(
+    f"sum over U: {scaled[..., :4, :].sum():.0f}, as before; hidden cells: {int((scaled == 0).sum())}"
+)
 
 # %% [markdown]
 # **Stage two** is the same network from $B_3$ on: upper stages, pyramid, gates, four heads, all with the *same weights*. The
 # loss is the sum of eight cross-entropies, the prediction the mean over both stages:
 #
 # $$
-# L = \sum_{s=1}^{2} \Big( L^s_{\text{concat}} + \sum_{k=3}^{5} L^s_k \Big), \qquad
-# z = \tfrac12 \big( \bar z^1 + \bar z^2 \big), \quad \bar z^s = \tfrac14 \Big( z^s_{\text{concat}} + \sum_{k=3}^5 z^s_k \Big) .
+# \begin{aligned}
+# L &= \sum_{s=1}^{2} \Big( L^s_{\text{concat}} + \sum_{k=3}^{5} L^s_k \Big), \\
+# z &= \tfrac12 \big( \bar z^1 + \bar z^2 \big), \qquad \bar z^s = \tfrac14 \Big( z^s_{\text{concat}} + \sum_{k=3}^5 z^s_k \Big) .
+# \end{aligned}
 # $$ (eq-ap-loss)
 #
 # No gradient flows through the places of the boxes. The masks learn because they multiply features in {eq}`eq-ap-attend`, in
@@ -373,11 +485,15 @@ print(f"sum over U: {scaled[..., :4, :].sum():.0f}, as before; hidden cells: {in
 # ## A network to look at
 #
 # We train it on this page, for as long as a page may take: enough to see masks, boxes and what the second stage is shown.
-# What it is worth beside a plain network is a question of equal training and several seeds, answered {ref}`below <ap-components>`.
+# What it is worth beside a plain network, trained as long and with several seeds, is answered {ref}`below <ap-components>`.
+
+# %% tags=["experiment"]
+whole = vary(ap_cnn(), epochs=live_epochs)
+looked_at = study.live("network", {"two stages": whole}, metrics=METRICS)
+young = study.live("moments", {"one epoch": vary(whole, epochs=1)})
 
 # %%
-live = wanted.groups()["ap/live"].configs(profile)["two stages"][0]
-method, record = results.trained(live, profile=profile, chapter=CHAPTER, device=device)
+method, record = looked_at["two stages"].method, looked_at["two stages"].record
 where = next(method.parameters()).device
 
 
@@ -390,19 +506,29 @@ def normalised(indices):
 
 # %% tags=["table"]
 line = {"epochs": record.config["epochs"]}
-for what, key in {"both stages": "test_accuracy", "stage one": "stages/stage1", "stage two": "stages/stage2"}.items():
+for what, key in {
+    "both stages": "test_accuracy",
+    "stage one": "stages/stage1",
+    "stage two": "stages/stage2",
+}.items():
     line[f"test accuracy, {what}, %"] = plus_minus([record.final[key]])
 line["training, s"] = f"{record.timing['train_seconds']:.0f}"
-show_table(pd.DataFrame([line]), foot=provenance_line([record]))
+show_table(pd.DataFrame([line]), foot=study.foot(study.live_frame(looked_at)))
 
 # %% tags=["figure"]
 birds_shown = [
-    int((deciding == birds.part_names.index(part)).nonzero()[0]) for part in ("crown", "eye", "breast", "wing", "tail")
+    int((deciding == birds.part_names.index(part)).nonzero()[0])
+    for part in ("crown", "eye", "breast", "wing", "tail")
 ]
 with torch.no_grad():
-    maps = {name: value.cpu() for name, value in method.eval()(normalised(birds_shown)).maps.items()}
+    maps = {
+        name: value.cpu()
+        for name, value in method.eval()(normalised(birds_shown)).maps.items()
+    }
 crops = roi_zoom(
-    torch.from_numpy(birds.test.images[birds_shown]).float(), maps["union_box"][:, 0], (birds.image_size,) * 2
+    torch.from_numpy(birds.test.images[birds_shown]).float(),
+    maps["union_box"][:, 0],
+    (birds.image_size,) * 2,
 )
 figure, axes = plt.subplots(len(birds_shown), 5, figsize=(9, 9.2))
 for r, (row, i) in enumerate(zip(axes, birds_shown, strict=True)):
@@ -417,7 +543,11 @@ for r, (row, i) in enumerate(zip(axes, birds_shown, strict=True)):
     outline(row[0], maps["union_box"][r, 0], color="white", ls="--")
     picture(row[4], crops[r].round().byte().numpy())
     row[0].set_ylabel(birds.part_names[deciding[i]])
-for ax, title in zip(axes[0], ("image", "mask and boxes, 3", "level 4", "level 5", "the union, zoomed"), strict=True):
+for ax, title in zip(
+    axes[0],
+    ("image", "mask and boxes, 3", "level 4", "level 5", "the union, zoomed"),
+    strict=True,
+):
     ax.set_title(title)
 show(
     figure,
@@ -437,16 +567,17 @@ show(
 # step, after one epoch (a run of its own with the same seed and a schedule of that length), and at the end.
 
 # %% tags=["figure"]
-steps = len(birds.train) // live.batch_size
-short = live.replace(max_steps=min(steps, live.max_steps or steps), epochs=1, measures=())
-after_one, _ = results.trained(short, profile=profile, chapter=CHAPTER, device=device)
-untrained = build(live, birds).to(where)
+untrained = build(whole, birds).to(where)
 for layer in untrained.modules():
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         layer.momentum = 1.0  # one batch is to give all statistics
 with torch.no_grad():
     untrained.train()(normalised(range(64)), birds.test.labels[:64].to(where))
-moments = {"not trained": untrained.eval(), "one epoch": after_one.eval(), "the end": method.eval()}
+moments = {
+    "not trained": untrained.eval(),
+    "one epoch": young["one epoch"].method,
+    "the end": method.eval(),
+}
 some = birds_shown[:4]
 figure, axes = plt.subplots(3, len(some), figsize=(8.4, 6.6))
 for row, (moment, network_then) in zip(axes, moments.items(), strict=True):
@@ -486,17 +617,24 @@ with torch.no_grad():
     outputs = method.backbone(normalised(birds_shown))
     low = outputs[method.refined_stage]  # (B, C, 32, 32)
     masks = method.stage(outputs)[0].masks
-    method.training = True  # only the drop asks for it: every layer stays in evaluation mode
+    method.training = (
+        True  # only the drop asks for it: every layer stays in evaluation mode
+    )
     refined = method.refine(low, masks, (birds.image_size,) * 2)
 method.eval()
-energy = {"before": low.norm(dim=1).cpu(), "after": refined.features.norm(dim=1).cpu()}  # (B, 32, 32)
+energy = {
+    "before": low.norm(dim=1).cpu(),
+    "after": refined.features.norm(dim=1).cpu(),
+}  # (B, 32, 32)
 figure, axes = plt.subplots(2, len(birds_shown), figsize=(9, 4))
 for c, (top, bottom) in enumerate(axes.T):
     heatmap(top, energy["before"][c])
     outline(top, refined.union[c], color="white", ls="--")
     outline(top, refined.dropped[c], color=COLORS[1], lw=2)
     heatmap(bottom, energy["after"][c])
-    top.set_title("nothing dropped" if refined.dropped[c].isnan().any() else "box dropped")
+    top.set_title(
+        "nothing dropped" if refined.dropped[c].isnan().any() else "box dropped"
+    )
 axes[0, 0].set_ylabel("$B_3$")
 axes[1, 0].set_ylabel("refined")
 show(
@@ -521,48 +659,73 @@ def heads(method, indices):
     images, labels = normalised(indices), birds.test.labels[list(indices)].to(where)
     outputs = method.backbone(images)
     attended, first = method.stage(outputs)
-    refined = method.refine(outputs[method.refined_stage], attended.masks, (birds.image_size,) * 2)
+    refined = method.refine(
+        outputs[method.refined_stage], attended.masks, (birds.image_size,) * 2
+    )
     _, second = method.stage(
-        {method.refined_stage: refined.features, **method.backbone.resume(method.refined_stage, refined.features)}
+        {
+            method.refined_stage: refined.features,
+            **method.backbone.resume(method.refined_stage, refined.features),
+        }
     )
     return [
-        {head: round(100 * (x.argmax(1) == labels).float().mean().item(), 1) for head, x in logits.items()}
+        {
+            head: round(100 * (x.argmax(1) == labels).float().mean().item(), 1)
+            for head, x in logits.items()
+        }
         for logits in (first, second)
     ]
 
 
 found = heads(method.eval(), range(400))
 show_table(
-    pd.DataFrame({"stage": name} | row for name, row in zip(("one", "two"), found, strict=True)),
-    foot=f"Accuracy of single heads on the first 400 test images, %. {provenance_line([record])}",
+    pd.DataFrame(
+        {"stage": name} | row for name, row in zip(("one", "two"), found, strict=True)
+    ),
+    foot=f"Accuracy of single heads on the first 400 test images, %. {study.foot(study.live_frame(looked_at))}",
 )
 
 # %% [markdown]
 # (ap-recall)=
 # ## Do the boxes find the deciding part?
 #
-# From here on numbers come from committed records; the line under each table says which profile, data, seeds and device. While
-# this page was built in the quick profile, every row was also run for two steps to prove that it still runs. A table without
-# numbers has not been measured yet.
+# From here on numbers come from committed records; the line under each table says which data, seeds and device.
 
-# %%
-components, by_component = measure("ap/components")
+# %% tags=["experiment"]
+by_component = study.run(
+    "components",
+    {
+        "plain, the same head": plain,
+        "one stage": ap_cnn(stages=1),
+        "two stages, drop only": ap_cnn(zoom=None),
+        "two stages, zoom only": ap_cnn(drop=None),
+        "two stages": ap_cnn(),
+        "two stages, not trained": vary(ap_cnn(), lr=0.0, epochs=2),
+    },
+    metrics=METRICS,
+)
 
 # %% tags=["table"]
 lines = []
 for row in ("two stages, not trained", "two stages"):
-    group = by_component[by_component["row"] == row]
+    group = by_component[by_component["variant"] == row]
     for name in (*LEVELS, "all", "union"):
         lines.append(
             {
                 "network": row,
                 "boxes": name,
-                "recall of the deciding part, %": plus_minus(group.get(f"roi_parts/{name}/recall", [])),
-                "of the next image's part, %": plus_minus(group.get(f"roi_parts/{name}/recall_elsewhere", [])),
-                "a box's area, % of the image": plus_minus(group.get(f"roi_parts/{name}/area", [])),
+                "recall of the deciding part, %": plus_minus(
+                    group.get(f"roi_parts/{name}/recall", [])
+                ),
+                "of the next image's part, %": plus_minus(
+                    group.get(f"roi_parts/{name}/recall_elsewhere", [])
+                ),
+                "a box's area, % of the image": plus_minus(
+                    group.get(f"roi_parts/{name}/area", [])
+                ),
             }
         )
-show_table(pd.DataFrame(lines), foot=provenance_line(components))
+show_table(pd.DataFrame(lines), foot=study.foot(by_component))
 
 # %% [markdown]
 # - **recall**: the share of test images in which *one* box covers at least half of the deciding part's box. The small boxes of level 3
@@ -579,22 +742,30 @@ show_table(pd.DataFrame(lines), foot=provenance_line(components))
 # %% tags=["table"]
 lines = []
 for row in ("two stages, not trained", "one stage", "two stages"):
-    group = by_component[by_component["row"] == row]
+    group = by_component[by_component["variant"] == row]
     for name in LEVELS:
         lines.append(
             {
                 "network": row,
                 "mask": name,
-                "peak on the deciding part, %": plus_minus(group.get(f"roi_parts/{name}/pointing", [])),
-                "on the next image's, %": plus_minus(group.get(f"roi_parts/{name}/pointing_elsewhere", [])),
-                "on any part of the bird, %": plus_minus(group.get(f"roi_parts/{name}/pointing_any", [])),
+                "peak on the deciding part, %": plus_minus(
+                    group.get(f"roi_parts/{name}/pointing", [])
+                ),
+                "on the next image's, %": plus_minus(
+                    group.get(f"roi_parts/{name}/pointing_elsewhere", [])
+                ),
+                "on any part of the bird, %": plus_minus(
+                    group.get(f"roi_parts/{name}/pointing_any", [])
+                ),
                 "mass on the deciding part, × even": plus_minus(
                     group.get(f"roi_parts/{name}/mass", []), scale=1, digits=2
                 ),
-                "below 0.01 or above 0.99, %": plus_minus(group.get(f"roi_parts/{name}/saturated", [])),
+                "below 0.01 or above 0.99, %": plus_minus(
+                    group.get(f"roi_parts/{name}/saturated", [])
+                ),
             }
         )
-show_table(pd.DataFrame(lines), foot=provenance_line(components))
+show_table(pd.DataFrame(lines), foot=study.foot(by_component))
 
 # %% [markdown]
 # The last column but one is above 1 where a mask prefers the deciding part. The last counts cells that are shut or wide open: a mask of
@@ -607,13 +778,20 @@ show_table(pd.DataFrame(lines), foot=provenance_line(components))
 torch.manual_seed(0)
 head, pooled = bn_elu_head(32, 12, hidden=128), torch.randn(64, 32)
 change = (head(pooled) - head(0.01 * pooled)).abs().max() / head(pooled).std()
-print(f"features a hundred times smaller change the logits by {100 * change.item():.1f} % of their spread")
+print(
+    f"features a hundred times smaller change the logits by {100 * change.item():.1f} % of their spread"
+)
 
 with torch.no_grad():
     for moment, network_then in moments.items():
         stages_out = network_then.backbone(normalised(birds_shown))
-        pyramid = network_then.pyramid({name: stages_out[name] for name in network_then.levels}).values()
-        sizes = [f"{level}: {f.norm(dim=1).mean().item():5.1f}" for level, f in zip(LEVELS, pyramid, strict=True)]
+        pyramid = network_then.pyramid(
+            {name: stages_out[name] for name in network_then.levels}
+        ).values()
+        sizes = [
+            f"{level}: {f.norm(dim=1).mean().item():5.1f}"
+            for level, f in zip(LEVELS, pyramid, strict=True)
+        ]
         print(f"mean length of F over the cells, {moment:<12}", "  ".join(sizes))
 
 # %% [markdown]
@@ -622,33 +800,6 @@ with torch.no_grad():
 # the features grow: no head feels their scale, but the gates do, and saturate. In the paper's protocol pretrained weights and a learning
 # rate of 0.001 keep the steps small; from scratch they are not.
 #
-# ### On photographs
-#
-# The synthetic birds were made so that one part decides. In photographs nobody knows which one does, but Caltech-UCSD Birds
-# {footcite:p}`wah2011caltech` has 15 part points for each image. On its first ten species, far too few to rank methods by accuracy, and
-# from scratch, we ask only this: do the boxes hold the visible points, and does the mask's peak lie within 1/16 of the image's side of one?
-
-# %%
-photographs, by_training = measure("ap/points")
-
-# %% tags=["table"]
-lines = []
-for row, group in by_training.groupby("row", sort=False):
-    for name in (*LEVELS, "all", "union"):
-        lines.append(
-            {
-                "network": row,
-                "boxes, mask": name,
-                "visible points in the boxes, %": plus_minus(group.get(f"roi_points/{name}/points", [])),
-                "the next image's points, %": plus_minus(group.get(f"roi_points/{name}/points_elsewhere", [])),
-                "a box's area, %": plus_minus(group.get(f"roi_points/{name}/area", [])),
-                "peak near a point, %": plus_minus(group.get(f"roi_points/{name}/pointing", [])),
-                "near the next image's, %": plus_minus(group.get(f"roi_points/{name}/pointing_elsewhere", [])),
-            }
-        )
-show_table(pd.DataFrame(lines, columns=None if lines else ["network"]), foot=provenance_line(photographs))
-
-# %% [markdown]
 # (ap-components)=
 # ## What does each component bring?
 #
@@ -663,23 +814,44 @@ STAGES = {
     "stage two, %": "stages/stage2",
     "disagree, %": "stages/changed",
 }
-trained_rows = by_component[by_component["row"] != "two stages, not trained"]
+trained_rows = by_component[by_component["variant"] != "two stages, not trained"]
 show_table(
-    summarise(trained_rows, STAGES, "network"),
-    foot=provenance_line(components),
+    summarize(trained_rows, STAGES, "network"),
+    foot=study.foot(by_component),
 )
 
 # %% [markdown]
 # **The gates**, in one stage. Without gates the network is a feature pyramid with four heads; this row separates what the paper adds
 # from what pyramid and heads bring.
 
-# %%
-gates, by_gate = measure("ap/gates")
-levels_found, by_levels = measure("ap/levels")
+# %% tags=["experiment"]
+shut, no_pathway = {"spatial_gate": False}, {"pathway": False}
+by_gate = study.run(
+    "gates",
+    {
+        "feature pyramid": ap_cnn(stages=1, pyramid=shut | {"channel_gate": False}),
+        "spatial gates": ap_cnn(stages=1, pyramid={"channel_gate": False}),
+        "channel gates": ap_cnn(stages=1, pyramid=shut | no_pathway),
+        "channel gates, pathway": ap_cnn(stages=1, pyramid=shut),
+        "both, no pathway": ap_cnn(stages=1, pyramid=no_pathway),
+        "both, pathway": ap_cnn(stages=1),
+    },
+    metrics=METRICS,
+)
+by_levels = study.run(
+    "levels",
+    {", ".join("345"[-n:]): ap_cnn(pyramid={"levels": n}) for n in levels},
+    metrics=METRICS,
+)
 
 # %% tags=["table"]
-POINTING = {f"pointing, {level[-1]}, %": f"roi_parts/{level}/pointing" for level in LEVELS}
-show_table(summarise(by_gate, {"accuracy, %": "test_accuracy"} | POINTING, "gates"), foot=provenance_line(gates))
+POINTING = {
+    f"pointing, {level[-1]}, %": f"roi_parts/{level}/pointing" for level in LEVELS
+}
+show_table(
+    summarize(by_gate, {"accuracy, %": "test_accuracy"} | POINTING, "gates"),
+    foot=study.foot(by_gate),
+)
 
 # %% [markdown]
 # Without spatial gates there is still a mask, $\sigma$ of the mean over channels, which is what boxes would be made of.
@@ -688,20 +860,32 @@ show_table(summarise(by_gate, {"accuracy, %": "test_accuracy"} | POINTING, "gate
 
 # %% tags=["table"]
 show_table(
-    summarise(by_levels, STAGES | {"recall, all boxes, %": "roi_parts/all/recall"}, "levels"),
-    foot=provenance_line(levels_found),
+    summarize(
+        by_levels, STAGES | {"recall, all boxes, %": "roi_parts/all/recall"}, "levels"
+    ),
+    foot=study.foot(by_levels),
 )
 
 # %% [markdown]
 # **The drop rates**, as probabilities of levels 3, 4 and 5. The released ResNet-50 code has 0.3, 0.3, 0, the released VGG-19 code
 # 0.3, 0.4, 0. The last row drops the largest box too, which at 4/7 of the image may be the whole bird.
 
-# %%
-drops, by_drop = measure("ap/drop")
-borders, by_border = measure("ap/border")
+# %% tags=["experiment"]
+by_drop = study.run(
+    "drop",
+    {"none": ap_cnn(drop=None)}
+    | {
+        ", ".join(f"{r:g}" for r in rates): ap_cnn(drop={"rates": rates})
+        for rates in drop_rates
+    },
+    metrics=METRICS,
+)
+by_border = study.run(
+    "border", {f"{b:g}": ap_cnn(boxes={"border": b}) for b in borders}, metrics=METRICS
+)
 
 # %% tags=["table"]
-show_table(summarise(by_drop, STAGES, "rates"), foot=provenance_line(drops))
+show_table(summarize(by_drop, STAGES, "rates"), foot=study.foot(by_drop))
 
 # %% [markdown]
 # **The border**, as a share of the mask at each side. The released code strikes out 0.2 where the data set has 200 classes and 0.1 for any
@@ -709,7 +893,7 @@ show_table(summarise(by_drop, STAGES, "rates"), foot=provenance_line(drops))
 
 # %% tags=["table"]
 show_table(
-    summarise(
+    summarize(
         by_border,
         {
             "accuracy, %": "test_accuracy",
@@ -718,7 +902,7 @@ show_table(
         },
         "border",
     ),
-    foot=provenance_line(borders),
+    foot=study.foot(by_border),
 )
 
 # %% [markdown]
@@ -728,62 +912,80 @@ show_table(
 
 # %% tags=["table"]
 both = by_component[
-    by_component["row"].isin(["one stage", "two stages, drop only", "two stages, zoom only", "two stages"])
+    by_component["variant"].isin(
+        ["one stage", "two stages, drop only", "two stages, zoom only", "two stages"]
+    )
 ]
 show_table(
-    summarise(
-        both, {"mean of logits, %": "stages/logits", "mean of probabilities, %": "stages/probabilities"}, "network"
+    summarize(
+        both,
+        {
+            "mean of logits, %": "stages/logits",
+            "mean of probabilities, %": "stages/probabilities",
+        },
+        "network",
     ),
-    foot=provenance_line(components),
+    foot=study.foot(by_component),
 )
 
 # %% [markdown]
-# ### On cars
+# ### Is it the attention?
 #
-# Real images, 196 classes of cars, from scratch on one GPU. These are crops of part of Stanford Cars {footcite:p}`krause2013object`, not the published
-# benchmark: compare rows, not papers.
+# The second stage looks again and the loss adds four more terms, whatever the boxes are. Three controls take one thing away each: boxes of the same
+# sizes and number at *random* places, a crop of the union's size at the *center* of the image, and the *mean* of the eight cross-entropies in place of
+# their sum, at the same learning rate and at eight times it.
 
-# %%
-plain_cars, by_plain = measure("ap/cars_plain")
-cars, by_cars = measure("ap/cars")
-car_gates, by_car_gate = measure("ap/cars_gates")
+# %% tags=["experiment"]
+by_control = study.run(
+    "controls",
+    {
+        "two stages": ap_cnn(),
+        "random boxes": ap_cnn(boxes={"random": True}),
+        "center crop": ap_cnn(zoom="center"),
+        "mean of the losses": ap_cnn(reduction="mean"),
+        "mean of the losses, 8 × rate": vary(ap_cnn(reduction="mean"), lr=8 * lr),
+    },
+    metrics=METRICS,
+)
 
 # %% tags=["table"]
-columns = STAGES | {
-    "images/s": ("timing/images_per_second", 1, 0),
-    "peak memory, GB": ("memory/peak_bytes", 1e-9, 2),
-}
-show_table(
-    summarise(pd.concat([by_plain, by_cars, by_car_gate]), columns, "network"),
-    foot=provenance_line([*plain_cars, *cars, *car_gates]),
-)
+show_table(summarize(by_control, STAGES, "second stage"), foot=study.foot(by_control))
 
 # %% [markdown]
-# Peak memory is that of tensors on a GPU; on a CPU it is that of the whole process, which says nothing about a row.
-#
 # ## What the second stage costs
 #
 # Nothing in weights, since both stages share them. What a training step (forward and backward) computes and what it keeps in memory can be counted
-# on tensors that have a shape and no values, so the paper's setting needs no GPU to be counted ({py:func}`fgvc_lib.results.estimate.step`). Beside the small setting stands what
+# on tensors that have a shape and no values, so the paper's setting needs no GPU to be counted ({py:func}`fgvc_study.estimate.step`). Beside the small setting stands what
 # the networks of the tables above reach with it.
 
 # %% tags=["table"]
-settings = {
-    "ResNet-50, 448 px, batch of 16": ("50", Shape(196, 16, 16, image_size=448), 256, {"channels": 256}),
+counted = {
+    "ResNet-50, 448 px, batch of 16": (
+        "50",
+        Shape(196, 16, 16, image_size=448),
+        256,
+        {"channels": 256},
+    ),
     "small ResNet, 64 px, batch of 16": (
         "small",
         Shape(12, 16, 16, image_size=64),
         128,
-        {"channels": 32, "reduction": 4},
+        {"channels": 32, "gate_reduction": 4},
     ),
 }
-for title, (depth, shape, hidden, pyramid) in settings.items():
+for title, (depth, shape, width, pyramid) in counted.items():
     counts = {}
     with FakeTensorMode():
-        plain = Baseline(resnet(depth), shape.classes, head="bn_elu", hidden=hidden)
+        plain = Baseline(resnet(depth), shape.classes, head="bn_elu", hidden=width)
         counts["plain, the same head"] = step(plain, shape, 16)
         for row, stages in {"one stage": 1, "two stages": 2}.items():
-            method_of = APCNN(resnet(depth), shape.classes, hidden=hidden, stages=stages, **pyramid)
+            method_of = APCNN(
+                resnet(depth),
+                shape.classes,
+                hidden=width,
+                stages=stages,
+                pyramid=pyramid,
+            )
             counts[row] = step(method_of, shape, 16)
     least_memory, least_flop = counts["plain, the same head"]
     lines = []
@@ -796,7 +998,9 @@ for title, (depth, shape, hidden, pyramid) in settings.items():
             "memory, × plain": f"{memory / least_memory:.2f}",
         }
         if depth == "small":
-            line["test accuracy, %"] = plus_minus(by_component[by_component["row"] == row]["test_accuracy"])
+            line["test accuracy, %"] = plus_minus(
+                by_component[by_component["variant"] == row]["test_accuracy"]
+            )
         lines.append(line)
     show_table(pd.DataFrame(lines), title=title)
 
@@ -811,7 +1015,10 @@ lines, feet = [], []
 for bench in benchmarks.records("roi_pyramid"):
     for setting in bench["settings"]:
         steps_of = setting["step_over_baseline"]
-        share_of = {name: f"{100 * share:.1f}" for name, share in setting["roi_stage_share_of_step"].items()}
+        share_of = {
+            name: f"{100 * share:.1f}"
+            for name, share in setting["roi_stage_share_of_step"].items()
+        }
         lines.append(
             {
                 "setting": f"{setting['backbone']}, {setting['image_size']} px, batch {setting['batch']}",
@@ -856,7 +1063,10 @@ def regions(indices, theta):
     found = {"union of AP-CNN's boxes": maps["union_box"][:, 0].cpu()}
     for level in LEVELS:
         large = F.interpolate(
-            maps[f"mask_{level}"].cpu(), (birds.image_size,) * 2, mode="bilinear", align_corners=False
+            maps[f"mask_{level}"].cpu(),
+            (birds.image_size,) * 2,
+            mode="bilinear",
+            align_corners=False,
         )[:, 0]
         low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
         on = large >= low + theta * (high - low)  # (B, H, W)
@@ -884,7 +1094,8 @@ for theta in (0.5, 0.8):
             )
 show_table(
     pd.DataFrame(lines),
-    foot="Regions of the network trained on this page, on 400 test images. " + provenance_line([record]),
+    foot="Regions of the network trained on this page, on 400 test images. "
+    + study.foot(study.live_frame(looked_at)),
 )
 
 # %% [markdown]
@@ -908,7 +1119,9 @@ show_table(
 
 # %% tags=["output"]
 for offset, name in ((0.5, "cell centre"), (0.0, "released")):
-    box = anchor_boxes((14, 14), (448, 448), share=4 / 7, offset=offset).view(14, 14, 4)[7, 7]
+    box = anchor_boxes((14, 14), (448, 448), share=4 / 7, offset=offset).view(
+        14, 14, 4
+    )[7, 7]
     print(f"{name:<12} cell (7, 7): {box.tolist()}")
 
 # %% [markdown]
@@ -923,11 +1136,19 @@ for border in (0.1, 0.2):
         inside = m[:, cut : m.shape[1] - cut, cut : m.shape[2] - cut]
         zeros_counted = inside.sum((1, 2)) / m[0].numel()
         ways = {"with zeros": zeros_counted, "inner cells": inside.mean((1, 2))}
-        passed.append({way: (inside > mean[:, None, None]).float().mean().item() for way, mean in ways.items()})
+        passed.append(
+            {
+                way: (inside > mean[:, None, None]).float().mean().item()
+                for way, mean in ways.items()
+            }
+        )
     for way in ("with zeros", "inner cells"):
         print(
             f"border {border:g}, mean {way:<12} "
-            + "  ".join(f"{name}: {100 * p[way]:3.0f} %" for name, p in zip(LEVELS, passed, strict=True))
+            + "  ".join(
+                f"{name}: {100 * p[way]:3.0f} %"
+                for name, p in zip(LEVELS, passed, strict=True)
+            )
         )
 
 # %% [markdown]
@@ -960,7 +1181,9 @@ with torch.no_grad():
     then = SpatialGate(256)(features)
 for name, values in {"today's default": now, "torch 0.4.1's": then}.items():
     extreme = ((values < 0.01) | (values > 0.99)).float().mean()
-    print(f"{name:<16} {100 * extreme:3.0f} % of the mask's cells below 0.01 or above 0.99")
+    print(
+        f"{name:<16} {100 * extreme:3.0f} % of the mask's cells below 0.01 or above 0.99"
+    )
 
 
 # %% [markdown]
@@ -972,14 +1195,23 @@ for name, values in {"today's default": now, "torch 0.4.1's": then}.items():
 class LikeReleasedVGG(nn.Module):
     def __init__(self):
         super().__init__()
-        self.features, self.fpn, self.apn = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 1, 3)
-        self.cls5, self.cls4, self.cls3, self.cls_main = (nn.Linear(8, 2) for _ in range(4))
+        self.features, self.fpn, self.apn = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 1),
+            nn.Conv2d(8, 1, 3),
+        )
+        self.cls5, self.cls4, self.cls3, self.cls_main = (
+            nn.Linear(8, 2) for _ in range(4)
+        )
         self.criterion = nn.CrossEntropyLoss()
 
 
 net = LikeReleasedVGG()
 slow = {id(p) for child in list(net.children())[:7] for p in child.parameters()}
-print("parameters left for the full learning rate:", sum(id(p) not in slow for p in net.parameters()))
+print(
+    "parameters left for the full learning rate:",
+    sum(id(p) not in slow for p in net.parameters()),
+)
 
 # %% [markdown]
 # More differences, without code:

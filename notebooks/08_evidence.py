@@ -14,33 +14,123 @@
 # %% [markdown]
 # # The evidence
 #
-# What six papers claim, and what we measured. This page is drawn from files: the claims in `data/claims.yaml`, the
-# experiments in `data/runs.yaml`, one record for each run in `data/results/`, and the benchmarks in `data/benchmarks/`.
+# What six papers claim, and what we measured. This page is drawn from files: the claims in `data/claims.yaml`, what the chapters
+# ask for in `data/experiments/`, one record for each run in `data/results/`, and the benchmarks in `data/benchmarks/`.
 # No number on it was typed. Change a record, and the verdicts below change with it.
 
 # %% tags=["parameters"]
-profile = "quick"
-seeds = [0]
-epochs = 8
-train_limit = None
-data = ""
-device = "auto"
+dataset = "birds"  # synthetic, with known parts
+image_size = 64
+num_classes = 12  # of the data set: MC-Loss has ξ channels for each
+backbone = "small"
+pretrained = False
+epochs = 30
+batch_size = 32
+max_steps = None
+seeds = [0, 1, 2]
+device = None  # the best there is
+train = "missing"  # what has no record; "all" measures everything again, "never" shows what there is
+rates = {  # of each method: the one that validation preferred among the trials below
+    "plain, linear head": 0.3,
+    "plain, BN-ELU head": 0.3,
+    "Center Loss": 0.3,
+    "MC-Loss": 0.1,
+    "Bilinear CNN": 0.5,
+    "CIN": 0.1,
+    "TASN": 0.1,
+    "AP-CNN": 0.006,
+}
+trials = {
+    "plain, linear head": [0.03, 0.1, 0.3],
+    "plain, BN-ELU head": [0.03, 0.1, 0.3],
+    "Center Loss": [0.03, 0.1, 0.3],
+    "MC-Loss": [0.03, 0.1, 0.3],
+    "Bilinear CNN": [0.15, 0.5, 1.5],
+    "CIN": [0.03, 0.1, 0.3],
+    "TASN": [0.03, 0.1, 0.3],
+    "AP-CNN": [0.002, 0.006, 0.02],
+}
+trial_seeds = [100, 101]  # used for nothing else
+settings = {}  # further settings of all runs
 
-# %%
+# %% tags=["setup", "hide-input"]
 from collections import Counter
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from fgvc_study import Study, benchmarks, ledger, published, vary
+from fgvc_study.figures import COLORS, show, show_table, style
+from fgvc_study.protocol import configuration, network
+from fgvc_study.statistics import over_images, paired
+from fgvc_study.tables import plus_minus, provenance_line, summarize
 
-from fgvc_lib.measures.predictions import bootstrap
-from fgvc_lib.results import benchmarks, claims, published, recorded, wanted
-from fgvc_lib.results.plots import COLORS, show, show_table, style
-from fgvc_lib.results.tables import paired, plus_minus, provenance_line, summarise
+study = Study("08_evidence", seeds=seeds, device=device, train=train)
+base = configuration(
+    dataset=dataset,
+    image_size=image_size,
+    backbone=backbone,
+    pretrained=pretrained,
+    epochs=epochs,
+    batch_size=batch_size,
+    max_steps=max_steps,
+    settings=settings,
+)
 
-device = None if device == "auto" else device
-measure = partial(wanted.measure, profile=profile, device=device)
+
+def methods():
+    """Every method as its chapter has it, on one backbone and one budget."""
+    small = network("small")
+    attention = {
+        "backbone": small["backbone"],
+        **small["backbone_args"],
+        "strides": [1, 1, 1],
+    }
+    mc_channels = (
+        {} if pretrained else {"backbone_args": {"last_channels": 3 * num_classes}}
+    )
+    mc_groups = {} if pretrained else {"xi": 3}
+    variants = {
+        "plain, linear head": {"method": "baseline"},
+        "plain, BN-ELU head": {
+            "method": "baseline",
+            "method_args": {"head": "bn_elu", "hidden": 128, "pool": "max"},
+        },
+        "Center Loss": {
+            "method": "center",
+            "method_args": {"weight": 0.003, "bias": True},
+        },
+        "MC-Loss": {
+            "method": "mutual_channel",
+            "method_args": {"mu": 1.5, "lam": 4.44, "hidden": 128} | mc_groups,
+            **mc_channels,
+        },
+        "Bilinear CNN": {"method": "bcnn", "method_args": {"head_fraction": 0.0}},
+        "CIN": {"method": "cin", "method_args": {"embedding": 64}, "batch_size": 40},
+        "TASN": {
+            "method": "tasn",
+            "method_args": {
+                "input_size": image_size,
+                "attention": {
+                    "backbone": attention,
+                    "dilations": [[1, 2]],
+                    "input_size": image_size // 2,
+                },
+            },
+            "data_args": {"image_size": 2 * image_size},
+        },
+        "AP-CNN": {
+            "method": "ap_cnn",
+            "method_args": {
+                "pyramid": {"channels": 32, "gate_reduction": 4, "momentum": 0.1},
+                "boxes": {"border": 0.125},
+                "hidden": 128,
+            },
+        },
+    }
+    return {name: vary(base, **changes) for name, changes in variants.items()}
+
+
 style()
 
 # %% [markdown]
@@ -53,8 +143,7 @@ style()
 # \bar d \pm t_{n-1,\,0.975}\, \frac{s_d}{\sqrt n} .
 # $$ (eq-evidence-interval)
 #
-# With an equivalence band $[-\epsilon, \epsilon]$ of differences that nobody would care about, stated for each claim in the YAML file
-# before the runs were made:
+# With an equivalence band $[-\epsilon, \epsilon]$ of differences that nobody would care about, stated for each claim in the YAML file:
 #
 # | the interval lies | verdict |
 # | --- | --- |
@@ -71,7 +160,11 @@ style()
 cases = [(0.5, 2.0), (-2.0, -0.5), (-0.5, 2.0), (-0.05, 0.08)]
 show_table(
     pd.DataFrame(
-        {"interval": f"[{low}, {high}]", "band": "±0.1", "verdict": claims.decide(low, high, side="greater", band=0.1)}
+        {
+            "interval": f"[{low}, {high}]",
+            "band": "±0.1",
+            "verdict": ledger.decide(low, high, side="greater", band=0.1),
+        }
         for low, high in cases
     )
 )
@@ -87,8 +180,8 @@ show_table(
 # ## The ledger
 
 # %% tags=["table", "hide-input"]
-ledger = [(claim, claims.judge(claim)) for claim in claims.claims()]
-methods = list(dict.fromkeys(claim.method for claim, _ in ledger))
+judged = [(claim, ledger.judge(claim)) for claim in ledger.claims()]
+papers = list(dict.fromkeys(claim.method for claim, _ in judged))
 
 
 def written(value, unit, sign="+"):
@@ -98,17 +191,21 @@ def written(value, unit, sign="+"):
     return f"{value:{sign},.0f}" if abs(value) >= 100 else f"{value:{sign}.3g}"
 
 
-for method in methods:
-    own = [(claim, verdict) for claim, verdict in ledger if claim.method == method]
+for method in papers:
+    own = [(claim, verdict) for claim, verdict in judged if claim.method == method]
     lines = []
     for claim, verdict in own:
-        signed = "+" if verdict.records else ""  # a benchmark is a number, not a difference
+        signed = (
+            "+" if verdict.records else ""
+        )  # a benchmark is a number, not a difference
         known = np.isfinite(verdict.effect)
         lines.append(
             {
                 "claim": claim.claim,
                 "verdict": verdict.verdict,
-                "effect": f"{written(verdict.effect, verdict.unit, signed)} {verdict.unit}" if known else "",
+                "effect": f"{written(verdict.effect, verdict.unit, signed)} {verdict.unit}"
+                if known
+                else "",
                 "95 % interval": f"[{written(verdict.low, verdict.unit)}, {written(verdict.high, verdict.unit)}]"
                 if np.isfinite(verdict.low)
                 else "",
@@ -126,25 +223,42 @@ for method in methods:
 # asserts it, or it cannot be tested here. Which rows were compared, which test, what keeps it from being tested, and where the paper claims it:
 
 # %% tags=["table", "hide-cell"]
-used = {record.id: record for _, verdict in ledger for record in verdict.records}
+used = {record.id: record for _, verdict in judged for record in verdict.records}
 show_table(
     pd.DataFrame(
-        {"claim": f"{claim.method}: {claim.claim}", "judged by": verdict.why, "claimed in": claim.source}
-        for claim, verdict in ledger
+        {
+            "claim": f"{claim.method}: {claim.claim}",
+            "judged by": verdict.why,
+            "claimed in": claim.source,
+        }
+        for claim, verdict in judged
     ),
     foot=provenance_line(list(used.values())),
 )
 
 # %% tags=["figure", "hide-input"]
-order = list(claims.VERDICTS)
+order = list(ledger.VERDICTS)
 figure, ax = plt.subplots(figsize=(8, 3.2))
-left = np.zeros(len(methods))
+left = np.zeros(len(papers))
 hatches = ("", "//", "..", "xx", "--")
 for verdict, color, hatch in zip(
-    order, COLORS[2:3] + COLORS[1:2] + COLORS[4:5] + COLORS[6:7] + ("#D9D9D9",), hatches, strict=True
+    order,
+    COLORS[2:3] + COLORS[1:2] + COLORS[4:5] + COLORS[6:7] + ("#D9D9D9",),
+    hatches,
+    strict=True,
 ):
-    counts = np.array([sum(c.method == m and v.verdict == verdict for c, v in ledger) for m in methods])
-    ax.barh(methods, counts, left=left, color=color, label=verdict, hatch=hatch, edgecolor="white")
+    counts = np.array(
+        [sum(c.method == m and v.verdict == verdict for c, v in judged) for m in papers]
+    )
+    ax.barh(
+        papers,
+        counts,
+        left=left,
+        color=color,
+        label=verdict,
+        hatch=hatch,
+        edgecolor="white",
+    )
     left += counts
 ax.invert_yaxis()
 ax.set(xlabel="claims", title="Verdicts by method")
@@ -158,8 +272,11 @@ show(
 )
 
 # %% tags=["output"]
-counts = Counter(verdict.verdict for _, verdict in ledger)
-print(", ".join(f"{counts[v]} {v}" for v in claims.VERDICTS if counts[v]), f"of {len(ledger)} claims")
+counts = Counter(verdict.verdict for _, verdict in judged)
+print(
+    ", ".join(f"{counts[v]} {v}" for v in ledger.VERDICTS if counts[v]),
+    f"of {len(judged)} claims",
+)
 
 # %% [markdown]
 # ## One budget, all methods
@@ -170,62 +287,97 @@ print(", ".join(f"{counts[v]} {v}" for v in claims.VERDICTS if counts[v]), f"of 
 # A method must not win because its learning rate was tuned and its rival's was not. Each gets three rates: its default, a third of it and
 # three times it, two runs each on seeds that are used for nothing else. The mean accuracy on the validation split chooses; a run that diverges counts as zero:
 
+# %% tags=["experiment"]
+tried = study.run(
+    "rates",
+    {
+        f"{name} @ {lr:g}": vary(config, lr=lr)
+        for name, config in methods().items()
+        for lr in trials.get(name, [])
+    },
+    seeds=trial_seeds,
+)
+
 # %% tags=["table", "hide-input"]
-found = wanted.records("compare/rates")
-trials = wanted.table("compare/rates", found)
 lines = []
-for name, group in trials.groupby(trials["row"].str.split(" @ ").str[0], sort=False):
-    runs = group.groupby("lr")["val_accuracy"]
-    rates = runs.sum() / runs.count().max()
+for name, group in tried.groupby(tried["variant"].str.split(" @ ").str[0], sort=False):
+    measured = group[group["measured"]]
     line = {"method": name}
-    for kind, (rate, accuracy) in zip(("a third", "default", "three times"), rates.items(), strict=True):
-        mark = " ←" if rate == rates.idxmax() else ""
-        lost = runs.count().max() - runs.count()[rate]
-        note = f"; {lost} diverged" if lost else ""
-        line[f"{kind}: validation accuracy, %"] = f"{100 * accuracy:.1f} (at {rate:g}{note}){mark}"
+    if len(measured) and "val_accuracy" in measured:
+        accuracy = measured["val_accuracy"].fillna(0.0).groupby(measured["lr"]).mean()
+        lost = measured.groupby("lr")["diverged"].sum()
+        for kind, lr in zip(
+            ("lowest", "middle", "highest"), sorted(accuracy.index), strict=False
+        ):
+            note = f"; {lost[lr]} diverged" if lost[lr] else ""
+            mark = " ←" if lr == accuracy.idxmax() else ""
+            line[f"{kind}: validation accuracy, %"] = (
+                f"{100 * accuracy[lr]:.1f} (at {lr:g}{note}){mark}"
+            )
     lines.append(line)
-show_table(pd.DataFrame(lines), foot=provenance_line(found))
+show_table(pd.DataFrame(lines).fillna("–"), foot=study.foot(tried))
 
 # %% [markdown]
 # An arrow in the first or last column says that the best of three lay at the edge: more trials might find a better rate, for every row alike. The
-# test `tests/results/test_protocol.py` fails when the comparison takes another rate than the arrow's.
+# test `tests/study/test_protocol.py` fails when the comparison takes another rate than the arrow's.
+
+# %% tags=["experiment"]
+compared = study.run(
+    "compare",
+    {name: vary(config, lr=rates[name]) for name, config in methods().items()},
+    metrics=["correct", "cost"],
+)
 
 # %%
-names = ("compare/birds", "compare/cars_small", "compare/cars")
-compared = {name: measure(name) for name in names}
-tables = {name: table for name, (_, table) in compared.items() if len(table)}
+photographs = study.recorded("compare", profile="photos")
+tables = {
+    runs["dataset"].dropna().iloc[0]: runs
+    for runs in (compared, photographs)
+    if runs["measured"].any()
+}
 
 
 # %% tags=["table"]
 def right(records):
     """bool (seeds, N): which test images each seed gets right."""
-    return np.stack([np.unpackbits(r.load_arrays()["correct/test"])[: r.dataset["test"]].astype(bool) for r in records])
+    return np.stack(
+        [
+            np.unpackbits(r.load_arrays()["correct/test"])[: r.dataset["test"]].astype(
+                bool
+            )
+            for r in records
+        ]
+    )
 
 
-def comparison(name: str) -> pd.DataFrame:
-    records, runs = compared[name]
-    first = runs["row"].iloc[0]
+def comparison(runs) -> pd.DataFrame:
+    first = runs[runs["variant"] == runs["variant"].iloc[0]]
     lines = []
-    for row, group in runs.groupby("row", sort=False):
-        line = {"method": row, "accuracy, %": plus_minus(group["test_accuracy"])}
-        if row != first:
-            gain = paired(group, runs[runs["row"] == first], "test_accuracy")
+    for variant, group in runs.groupby("variant", sort=False):
+        line = {"method": variant, "accuracy, %": plus_minus(group["test_accuracy"])}
+        common = set(group.dropna(subset="test_accuracy")["seed"]) & set(first["seed"])
+        if variant != first["variant"].iloc[0] and common:
+            gain = paired(group, first, "test_accuracy")
             line["over the first row, points"] = f"{100 * gain['mean']:+.1f}"
             if np.isfinite(gain["low"]):
-                line["95 % over seeds"] = f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
-            mine, base = (
-                [r for r in records if r.id in set(ids)] for ids in (group["id"], runs[runs["row"] == first]["id"])
-            )
-            if len(mine) == len(base) and all("correct/test" in r.arrays for r in mine + base):
-                low, high = bootstrap(right(mine), right(base))
+                line["95 % over seeds"] = (
+                    f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+                )
+            mine, other = study.records(group), study.records(first)
+            if len(mine) == len(other) and all(
+                "correct/test" in r.arrays for r in mine + other
+            ):
+                low, high = over_images(right(mine), right(other))
                 line["95 % over images"] = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
-        lines.append(line | {"seeds": len(group)})
+        lines.append(line | {"seeds": int(group["test_accuracy"].notna().sum())})
     table = pd.DataFrame(lines).fillna("")
     return table[[column for column in table if column != "seeds"] + ["seeds"]]
 
 
 for name, runs in tables.items():
-    show_table(comparison(name), title=runs["dataset"].iloc[0], foot=provenance_line(compared[name][0]))
+    show_table(comparison(runs), title=name, foot=study.foot(runs))
+if not tables:
+    show_table(summarize(compared, {}, "method"), foot=study.foot(compared))
 
 # %% [markdown]
 # The first interval asks *what if we trained again*, the second *what if the test set held other images*. A difference that
@@ -234,16 +386,23 @@ for name, runs in tables.items():
 # ### What it costs
 
 # %% tags=["table", "hide-input"]
-for runs in tables.values():
-    base = runs[runs["row"] == runs["row"].iloc[0]]
+for name, runs in tables.items():
+    if "cost/multiply_adds" not in runs:
+        continue
+    first = runs[runs["variant"] == runs["variant"].iloc[0]]
     counts = {"predict": "cost/multiply_adds", "train": "cost/train_multiply_adds"}
     costs = []
-    for row, group in runs.groupby("row", sort=False):
-        line = {"method": row, "parameters": f"{group['cost/parameters_used'].mean() / 1e6:.2f} M"}
+    for variant, group in runs.groupby("variant", sort=False):
+        line = {
+            "method": variant,
+            "parameters": f"{group['cost/parameters_used'].mean() / 1e6:.2f} M",
+        }
         for kind, column in counts.items():
-            line[f"multiply-adds, {kind}"] = f"{group[column].mean() / base[column].mean():.2f} ×"
+            line[f"multiply-adds, {kind}"] = (
+                f"{group[column].mean() / first[column].mean():.2f} ×"
+            )
         costs.append(line)
-    show_table(pd.DataFrame(costs), title=runs["dataset"].iloc[0])
+    show_table(pd.DataFrame(costs), title=name)
 
 for bench in benchmarks.records("step"):
     ways = {"time, predict": "prediction_over_baseline", "time, train": "over_baseline"}
@@ -256,7 +415,8 @@ for bench in benchmarks.records("step"):
     show_table(
         pd.DataFrame(costs),
         title="birds, measured",
-        foot=f"benchmarks/step.py: {bench['device']['name']}, one thread where that is a processor; torch {bench['versions']['torch']}, {bench['repeats']} rounds in turn.",
+        foot=f"benchmarks/step.py: {bench['device']['name']}, one thread on a CPU; "
+        f"torch {bench['versions']['torch']}, {bench['repeats']} rounds in turn.",
     )
 
 # %% [markdown]
@@ -265,19 +425,27 @@ for bench in benchmarks.records("step"):
 
 # %% tags=["figure", "hide-input"]
 MARKS = "osDv^P*X"
-figure, axes = plt.subplots(1, len(tables), figsize=(3.6 * len(tables) + 2.2, 3.6), squeeze=False)
-for ax, runs in zip(axes.flat, tables.values(), strict=True):
-    for row, color, mark in zip(runs["row"].unique(), COLORS, MARKS, strict=False):
-        group = runs[runs["row"] == row]
+drawn = {name: runs for name, runs in tables.items() if "cost/multiply_adds" in runs}
+panels = max(len(drawn), 1)
+figure, axes = plt.subplots(1, panels, figsize=(3.6 * panels + 2.2, 3.6), squeeze=False)
+for ax, (name, runs) in zip(axes.flat, drawn.items(), strict=False):
+    for variant, color, mark in zip(
+        runs["variant"].unique(), COLORS, MARKS, strict=False
+    ):
+        group = runs[runs["variant"] == variant]
         x, y = group["cost/multiply_adds"].mean() / 1e6, 100 * group["test_accuracy"]
-        ax.errorbar(x, y.mean(), yerr=y.std(), fmt=mark, color=color, capsize=3, label=row)
+        ax.errorbar(
+            x, y.mean(), yerr=y.std(), fmt=mark, color=color, capsize=3, label=variant
+        )
     ax.set_xscale("log")
     low, high = ax.get_xlim()
-    ticks = [t for power in range(-1, 6) for t in (10**power, 2 * 10**power, 5 * 10**power) if low <= t <= high]
+    steps = [m * 10**power for power in range(-1, 6) for m in (1, 2, 5)]
+    ticks = [t for t in steps if low <= t <= high]
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.minorticks_off()
-    ax.set(xlabel="multiply-adds of a prediction, millions", ylabel="test accuracy, %", title=runs["dataset"].iloc[0])
-if len(tables):
+    ax.set(title=name)
+    ax.set(xlabel="multiply-adds of a prediction, millions", ylabel="test accuracy, %")
+if drawn:
     axes.flat[-1].legend(bbox_to_anchor=(1.02, 1), loc="upper left", fontsize=8)
 show(
     figure,
@@ -294,76 +462,56 @@ show(
 # finding it could gain. The bound is generous: the crop also betrays *which* part decides, and with that all but two of the twelve classes
 # are ruled out before the network has looked at anything.
 
+# %% tags=["experiment"]
+plain = vary(base, method="baseline", lr=0.1)
+bound = study.run(
+    "oracle",
+    {
+        "whole image": plain,
+        "oracle crop of the discriminative part": plain.replace(data="birds_oracle"),
+    },
+)
+
 # %% tags=["table"]
-bound, by_input = measure("birds/oracle")
-show_table(summarise(by_input, {"accuracy, %": "test_accuracy"}, "input"), foot=provenance_line(bound))
+show_table(
+    summarize(bound, {"accuracy, %": "test_accuracy"}, "input"), foot=study.foot(bound)
+)
 
 # %% [markdown]
 # ## The papers' protocols
 #
-# Everything above is small. For whoever has the data and the hours, the profile `paper` of `data/runs.yaml` states each paper's own protocol, as far
-# as its released code, its logs and its threads tell: input size, backbone, ImageNet weights, batch, epochs, rates and schedule. The comments there
-# name the source of each value, and what had to be filled in. A baseline with the same settings stands beside every method.
+# Everything above is small. For whoever has the data and the hours, the profile `paper` of each chapter states its paper's own protocol, as far as the
+# official implementation, its logs and its threads tell: input size, backbone, ImageNet weights, batch, epochs, rates and schedule. The comments in
+# `profiles/paper/` name the source of each value, and what had to be filled in. A baseline with the same settings stands beside every method.
 #
-# The published figures are from `data/published.yaml`. A figure that we could not see quoted or listed is left out, and so is a row that has neither a figure
-# nor a record; what is measured has its record.
+# The published figures are from `data/published.yaml`. A figure that we could not see quoted or listed is left out; what is measured has its record.
 
 # %% tags=["table"]
 protocols = published.table()
-known = protocols[(protocols["published, %"] != "") | (protocols["measured, %"] != "")]
-columns = ["experiment", "row", "published, %", "certainty", "source"]
-columns += ["measured, %"] if (known["measured, %"] != "").any() else []
-rest = protocols.drop(known.index)
-show_table(
-    known[columns],
-    foot=f"{len(rest)} more rows of {rest['experiment'].nunique()} experiments have no figure that we could read and no "
-    f"record yet. Measured: {provenance_line(recorded(profiles=['paper']))}",
-)
+columns = ["experiment", "variant", "data", "published, %", "certainty", "source"]
+columns += ["measured, %"] if (protocols["measured, %"] != "").any() else []
+show_table(protocols[columns])
 
 # %% [markdown]
 # *sure*: read where the source says; *confirmed*: the paper's, repeated by another source; *log* and *issue*: one run, in the released log or told in a
 # thread. Published accuracies are mostly the best of all test epochs, ours are the last epoch on the whole test split, and lower for that alone: the
 # two figures of MC-Loss's released log show by how much.
 #
-# Before the hours are spent, a dry run looks for weights and data, builds every row, and estimates memory and time without downloading or
-# computing anything ({py:mod}`fgvc_lib.results.rehearsal`); the throughput is yours to state. It ends with status 1 if something is missing:
+# Before the hours are spent, a dry run looks for weights and data, builds every variant, and estimates memory and time without downloading or
+# computing anything ({py:mod}`fgvc_study.dry_run`); the throughput is yours to state. It ends with status 1 if something is missing. The plan without
+# `--dry-run` prints the runs that have no record yet, a line each. `train` takes such lines, on one device, on several through `torchrun`, or as jobs of
+# a cluster that share one list:
 #
 # ```bash
-# fgvc runs --profile paper --dry-run --tflops 20            # all experiments, a line each
-# fgvc runs --profile paper --dry-run --only mc/paper_cub --processes 8
+# P=profiles/paper/03_mutual_channel_loss.yaml
+# python -m fgvc_study plan 03_mutual_channel_loss -f $P --dry-run --tflops 20
+# python -m fgvc_study plan 03_mutual_channel_loss -f $P > runs.jsonl
+# python -m fgvc_study train runs.jsonl
+# torchrun --nproc-per-node 8 -m fgvc_study train runs.jsonl
 # ```
 #
-# One device measures an experiment and leaves its records with the first command. Several devices share each of its runs through `torchrun`:
-#
-# ```bash
-# fgvc runs --profile paper --only mc/paper_cub
-# torchrun --nproc-per-node 8 -m fgvc_lib runs --profile paper --only mc/paper_cub
-# ```
-#
-# The batch is divided among the devices, and BatchNorm sees all of it (SyncBatchNorm), so the protocol stays the same; the record says how many
-# processes there were. CIN's batches of 4 × 5 images need one device. To train one row by hand, `--configs build/paper` writes the settings of every
-# missing run to a file for `fgvc train --config`.
-
-# %% [markdown]
-# ## What has been measured, and what has not
-
-# %% tags=["table"]
-progress = {kind: wanted.progress(kind) for kind in ("cpu", "gpu", "paper")}
-lines = []
-for name, group in sorted(wanted.groups().items(), key=lambda item: (item[1].priority, item[0])):
-    counts = {kind: found[name] for kind, found in progress.items() if name in found}
-    if counts:
-        done = {kind: f"{runs - missing} of {runs}" for kind, (runs, missing) in counts.items()}
-        lines.append({"experiment": name, "asks": group.asks, "priority": group.priority} | done)
-show_table(pd.DataFrame(lines).fillna("")[["experiment", "asks", "priority", *progress]])
-
-# %% [markdown]
-# Whoever has a GPU takes the next missing ones:
-#
-# ```bash
-# fgvc runs --profile gpu --list      # what is missing, the most wanted first
-# fgvc runs --profile gpu --jobs 4    # measure it, four runs side by side; records land in data/results/gpu/
-# ```
+# Under `torchrun` the batch is divided among the devices, and BatchNorm sees all of it (SyncBatchNorm), so the protocol stays the same; the record says
+# how many processes there were. CIN's batches of 4 × 5 images need one device.
 #
 # ## Exercises
 #

@@ -17,21 +17,42 @@
 # of a new picture: checks of the folder, training, an honest score, what is confused with what and why, when to abstain, and
 # the export. Every step is one call of `fgvc_lib`, in Python and on the command line.
 #
-# On this page the pictures are drawn: a folder of synthetic birds, with the faults that real folders have. Set `images` below to
-# a folder of your own and run the notebook; nothing else needs to change.
+# On this page the pictures are drawn: a folder of synthetic birds, with the faults that real folders have. For a folder of your own set `images` below.
+# If it holds photographs, also choose a network that has seen photographs before, and larger images:
+#
+# ```yaml
+# images: /home/me/my_birds
+# image_size: 224
+# backbone: resnet18
+# pretrained: true
+# lr: 0.01
+# method_args: {mutual_channel: {mu: 0.0005, lam: 10.0, backbone_lr_scale: 0.1}}
+# ```
+#
+# With fewer training images than `batch_size`, lower that too. The chapter checks the folder before it trains, and trains anew whenever a setting or the folder has changed.
 
 # %% tags=["parameters"]
-profile = "quick"
-seeds = [0]
-epochs = 24
-train_limit = None
-data = ""
-device = "auto"
-images = ""  # your folder, an absolute path; empty: drawn birds
-image_size = 64  # side of the squares that the network sees; 224 or more for photographs
-pretrained = False  # start from ImageNet weights, which are fetched; for photographs
+images = ""  # your folder, absolute or below FGVC_DATA; empty: drawn birds
+image_size = 64  # side of the squares that the network sees
+backbone = "small"
+pretrained = False  # start from ImageNet weights, which are fetched
+epochs = 30
+batch_size = 32
+lr = 0.1
+max_steps = None
+seeds = [0, 1, 2]  # the first one's network is used after the comparison
+device = None  # the best there is
+train = "missing"  # "all" trains again what this folder was trained on before
+methods = ["baseline", "mutual_channel"]  # to compare, the simplest first
+method_args = {"mutual_channel": {"mu": 1.5, "lam": 4.44, "hidden": 128}}
+per_class = None  # training images of each class, for a first, small try
+val_fraction = 0.2  # of the training images, held out to choose with
+least = 0.97  # similarity from which two images are taken for one
+wanted = 0.95  # right answers among those given, when the network may abstain
+drawn_per_class = 72  # birds in the folder that is drawn
+settings = {}  # further settings of all runs
 
-# %%
+# %% tags=["setup", "hide-input"]
 import json
 import math
 import os
@@ -45,21 +66,38 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 import yaml
-from PIL import Image, ImageEnhance
-
 from fgvc_lib.cli import app
 from fgvc_lib.config import Config
 from fgvc_lib.data import Split, load
 from fgvc_lib.data.files import select
-from fgvc_lib.data.folder import folder_files
+from fgvc_lib.data.image_folder import folder_files
+from fgvc_lib.data.images import read_image, square
 from fgvc_lib.export import export
-from fgvc_lib.methods.mutual_channel import class_maps
-from fgvc_lib.results.plots import COLORS, show, show_table, style
-from fgvc_lib.train import fit, load_trained, predict
+from fgvc_lib.train import load_trained, predict
 from fgvc_lib.train.inference import overlay, predict_files
+from fgvc_study import Study, vary
+from fgvc_study.figures import COLORS, show, show_table, style
+from fgvc_study.protocol import configuration
+from fgvc_study.tables import summarize
+from PIL import Image, ImageEnhance
 
-device = None if device == "auto" else device
 drawn = not images
+root = images or "my_birds"
+limit = {} if per_class is None else {"per_class": per_class}
+splits = {"val_fraction": val_fraction, "seed": seeds[0], "skip_bad": True}
+base = configuration(
+    dataset="folder",
+    image_size=image_size,
+    backbone=backbone,
+    pretrained=pretrained,
+    epochs=epochs,
+    batch_size=batch_size,
+    lr=lr,
+    max_steps=max_steps,
+    settings={"data_args": {"root": root} | splits | limit},
+)
+base = vary(base, **settings)
+options = base.data_args
 style()
 
 # %% [markdown]
@@ -84,24 +122,44 @@ style()
 # %%
 if drawn:
     os.environ["FGVC_DATA"] = str(Path.cwd())  # relative names of folders start there
-    for old in ("my_birds", "strangers", "run", "plain", "looked"):
+    for old in ("my_birds", "strangers", "looked"):
         shutil.rmtree(old, ignore_errors=True)
     birds = load("birds")
-    mine = [0, 1, 2, 3, 6, 7, 8, 9]  # two marks on each of four parts; the other classes will be strangers
-    amount = 8 if profile == "smoke" else 72
+    mine = [
+        0,
+        1,
+        2,
+        3,
+        6,
+        7,
+        8,
+        9,
+    ]  # two marks on each of four parts; the other classes will be strangers
     for c, name in enumerate(birds.classes):
         place = Path("my_birds" if c in mine else "strangers") / name
         place.mkdir(parents=True)
-        for i in (birds.test.labels == c).nonzero().flatten()[:amount].tolist():
-            Image.fromarray(birds.test.images[i].transpose(1, 2, 0)).save(place / f"bird {i:04d}.png")
+        mine_here = (birds.test.labels == c).nonzero().flatten()[:drawn_per_class]
+        for i in mine_here.tolist():
+            Image.fromarray(birds.test.images[i].transpose(1, 2, 0)).save(
+                place / f"bird {i:04d}.png",
+            )
     folders = sorted(Path("my_birds").iterdir())
-    (folders[0] / "cut off.png").write_bytes(next(folders[0].glob("*.png")).read_bytes()[:900])
+    (folders[0] / "cut off.png").write_bytes(
+        next(folders[0].glob("*.png")).read_bytes()[:900],
+    )
     (Path("my_birds") / "notes.txt").write_text("The red ones are from Tuesday.")
-    for path in random.Random(0).sample(sorted(Path("my_birds").glob("*/bird*.png")), 12):
+    for path in random.Random(0).sample(
+        sorted(Path("my_birds").glob("*/bird*.png")),
+        12,
+    ):
         picture = Image.open(path).convert("RGB")
-        picture = picture.crop((1, 1, picture.width - 1, picture.height - 1)).resize(picture.size)
-        ImageEnhance.Brightness(picture).enhance(1.1).save(path.with_name(f"{path.stem} edited.jpg"), quality=85)
-root = images or "my_birds"
+        picture = picture.crop((1, 1, picture.width - 1, picture.height - 1)).resize(
+            picture.size,
+        )
+        ImageEnhance.Brightness(picture).enhance(1.1).save(
+            path.with_name(f"{path.stem} edited.jpg"),
+            quality=85,
+        )
 
 # %% [markdown]
 # ## What to check first
@@ -109,16 +167,12 @@ root = images or "my_birds"
 # **Can all files be read?** The loader decodes every file once and stops at the first one that it cannot read, naming it.
 
 # %% tags=["output"]
-options = {"root": root, "image_size": image_size, "val_share": 0.2, "seed": seeds[0]}
-if train_limit is not None:  # for a first, small try
-    options["per_class"] = max(2, train_limit // len(folder_files(root=root).classes))
 try:
-    load("folder", **options)
+    load("folder", **{**options, "skip_bad": False})
     print("every image can be read")
 except ValueError as error:
     print(f"{type(error).__name__}: {str(error).replace(str(Path.cwd()), '…')}")
-options["skip_bad"] = True  # from here on: leave such files out, and list them
-photos = load("folder", **options)
+photos = load("folder", **options)  # leaves such files out, and lists them
 print(f"left out: {', '.join(photos.skipped) or 'none'}")
 
 # %% [markdown]
@@ -130,7 +184,10 @@ print(f"left out: {', '.join(photos.skipped) or 'none'}")
 def counts(photos):
     splits = {name: getattr(photos, name).labels for name in ("train", "val", "test")}
     return pd.DataFrame(
-        {"class": name, **{split: int((labels == c).sum()) for split, labels in splits.items()}}
+        {
+            "class": name,
+            **{split: int((labels == c).sum()) for split, labels in splits.items()},
+        }
         for c, name in enumerate(photos.classes)
     )
 
@@ -144,11 +201,12 @@ show_table(counts(photos))
 # %% tags=["output"]
 for n in sorted({20, 50, 100, 200, 500, 1000, len(photos.test)}):
     mark = "  ← this folder" if n == len(photos.test) else ""
-    print(f"{n:>5,} test images: 90 % ± {196 * math.sqrt(0.9 * 0.1 / n):4.1f} points{mark}")
+    half = 196 * math.sqrt(0.9 * 0.1 / n)
+    print(f"{n:>5,} test images: 90 % ± {half:4.1f} points{mark}")
 
 # %% [markdown]
 # **Is one picture in two splits?** Then the test asks what training has shown. Exact copies are found by a checksum; edited ones are not. A simple check
-# that survives brightness, compression and a small crop compares thumbnails: shrink to $16 \times 16$ grey values $t$, take off the mean, scale to
+# that survives brightness, compression and a small crop compares thumbnails: shrink to $16 \times 16$ gray values $t$, take off the mean, scale to
 # length one,
 #
 # $$
@@ -160,17 +218,23 @@ for n in sorted({20, 50, 100, 200, 500, 1000, len(photos.test)}):
 
 # %%
 def thumbnails(split, *, mirrored=False, side=16):
-    grey = torch.from_numpy(np.asarray(split.images)).float().mean(1, keepdim=True)  # (N, 1, S, S)
-    small = F.adaptive_avg_pool2d(grey.flip(3) if mirrored else grey, side).flatten(1)  # (N, side²)
+    pixels = torch.from_numpy(np.asarray(split.images)).float()  # (N, 3, S, S)
+    gray = pixels.mean(1, keepdim=True)  # (N, 1, S, S)
+    small = F.adaptive_avg_pool2d(gray.flip(3) if mirrored else gray, side).flatten(
+        1,
+    )  # (N, side²)
     return F.normalize(small - small.mean(1, keepdim=True), dim=1)
 
 
 def paths(photos, options):
     """The files behind each split, in order."""
-    chosen = {key: options[key] for key in ("val_share", "seed", "per_class") if key in options}
+    known = ("val_fraction", "seed", "per_class")
+    chosen = {key: options[key] for key in known if key in options}
     listing = select(folder_files(root=options["root"]), **chosen)
-    splits = {name: getattr(listing, name) for name in ("train", "val", "test")}
-    return {name: [i.path for i in items if i.key not in photos.skipped] for name, items in splits.items()}
+    return {
+        name: [i.path for i in getattr(listing, name) if i.key not in photos.skipped]
+        for name in ("train", "val", "test")
+    }
 
 
 def short(path):
@@ -182,27 +246,38 @@ def across_splits(photos, files, *, least):
     found = []
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         a, b = getattr(photos, one), getattr(photos, other)
-        s = torch.maximum(thumbnails(a) @ thumbnails(b).T, thumbnails(a) @ thumbnails(b, mirrored=True).T)
-        found += [(float(s[i, j]), files[one][i], files[other][j]) for i, j in (s >= least).nonzero().tolist()]
+        s = torch.maximum(
+            thumbnails(a) @ thumbnails(b).T,
+            thumbnails(a) @ thumbnails(b, mirrored=True).T,
+        )
+        alike = (s >= least).nonzero().tolist()
+        found += [(float(s[i, j]), files[one][i], files[other][j]) for i, j in alike]
     return sorted(found, reverse=True)
 
 
 changed = torch.rand(3, 3, 32, 32)
-twice = [Split((255 * x).byte().numpy(), torch.zeros(3).long()) for x in (changed, 0.5 * changed + 0.1)]
-assert (thumbnails(twice[0]) * thumbnails(twice[1])).sum(1).min() > 0.999  # another exposure, the same thumbnail
+exposures = (changed, 0.5 * changed + 0.1)
+twice = [Split((255 * x).byte().numpy(), torch.zeros(3).long()) for x in exposures]
+assert (thumbnails(twice[0]) * thumbnails(twice[1])).sum(
+    1,
+).min() > 0.999  # another exposure, the same thumbnail
 
-LEAST = 0.97
 files = paths(photos, options)
-assert [len(f) for f in files.values()] == [len(getattr(photos, name)) for name in files]
-pairs = across_splits(photos, files, least=LEAST)
+for name, found in files.items():
+    assert len(found) == len(getattr(photos, name))
+pairs = across_splits(photos, files, least=least)
 
 # %% tags=["figure"]
-closest = across_splits(photos, files, least=0.8)  # with pairs below the limit, to see what it divides
-shown = [*closest[:3], *[pair for pair in closest if pair[0] < LEAST][:3]] or closest
+closest = across_splits(
+    photos,
+    files,
+    least=0.8,
+)  # with pairs below the limit, to see what it divides
+shown = [*closest[:3], *[pair for pair in closest if pair[0] < least][:3]] or closest
 figure, axes = plt.subplots(2, max(len(shown), 2), figsize=(9.4, 3.6), squeeze=False)
 for column, (similarity, *both) in zip(axes.T, shown, strict=False):
     for ax, path in zip(column, both, strict=True):
-        ax.imshow(Image.open(path).convert("RGB").resize((image_size, image_size)))
+        ax.imshow(square(read_image(path), image_size))
         split = next(name for name, here in files.items() if path in here)
         ax.set_xlabel(split, fontsize=9)
     column[0].set_title(f"s = {similarity:.3f}", fontsize=10)
@@ -212,10 +287,12 @@ for ax in axes.flat:
 show(
     figure,
     name="fig-own-duplicates",
-    caption="Pairs of images from different splits, one above the other. Left, the most similar of all; right, the most similar below "
-    "the limit. The limit has to divide the same picture from the same kind of picture: look, then set it.",
-    alt="Six columns of two drawn birds each, with their similarity above. In the left three columns the two are the same picture; "
-    "in the right three they are different pictures with similar backgrounds.",
+    caption="Pairs of images from different splits, one above the other. Left, the "
+    "most similar of all; right, the most similar below the limit. The limit has to "
+    "divide the same picture from the same kind of picture: look, then set it.",
+    alt="Six columns of two drawn birds each, with their similarity above. In the "
+    "left three columns the two are the same picture; in the right three they are "
+    "different pictures with similar backgrounds.",
 )
 
 # %% [markdown]
@@ -223,13 +300,13 @@ show(
 # what it found.
 
 # %% tags=["output"]
-print(f"{len(pairs)} pairs across splits with s ≥ {LEAST}")
+print(f"{len(pairs)} pairs across splits with s ≥ {least}")
 if drawn:
     for path in {path for pair in pairs for path in pair[1:] if path.suffix == ".jpg"}:
         path.unlink()
     photos = load("folder", **options)
     files = paths(photos, options)
-    print(f"after cleaning: {len(across_splits(photos, files, least=LEAST))}")
+    print(f"after cleaning: {len(across_splits(photos, files, least=least))}")
 else:
     for similarity, a, b in pairs[:20]:
         print(f"{similarity:.3f}  {short(a)}  {short(b)}")
@@ -238,7 +315,11 @@ else:
 some = list(range(min(len(photos.classes), 8)))
 figure, axes = plt.subplots(3, len(some), figsize=(9.4, 3.9), squeeze=False)
 for c, column in zip(some, axes.T, strict=True):
-    for ax, i in zip(column, (photos.train.labels == c).nonzero().flatten().tolist(), strict=False):
+    for ax, i in zip(
+        column,
+        (photos.train.labels == c).nonzero().flatten().tolist(),
+        strict=False,
+    ):
         ax.imshow(photos.train.images[i].transpose(1, 2, 0))
     column[0].set_title(photos.classes[c], fontsize=8)
 for ax in axes.flat:
@@ -247,8 +328,9 @@ for ax in axes.flat:
 show(
     figure,
     name="fig-own-classes",
-    caption="Training images of each class as the network gets them: squares, both axes resized on their own. Can you tell the classes apart "
-    "at this size? If not, raise `image_size` before anything else.",
+    caption="Training images of each class as the network gets them: squares, both "
+    "axes resized on their own. Can you tell the classes apart at this size? If not, "
+    "raise `image_size` before anything else.",
     alt="Three training images of each class in columns, with the class's name above.",
 )
 
@@ -265,71 +347,81 @@ show(
 # | textures, things that occur together | Bilinear CNN | {doc}`/notebooks/04_bilinear_cnn` |
 # | pairs to compare, new classes to come | Center Loss: distances between features mean something | {doc}`/notebooks/02_center_loss` |
 #
-# What each of them gained in our measurements, and where nothing was gained, is in {doc}`/notebooks/08_evidence`. Photographs are few and networks large, so begin with a
-# network that has seen a million of them: `pretrained = True` fetches ImageNet weights, trains them at a tenth of the head's learning rate, and weighs the
-# mutual-channel loss as the released code of {footcite:t}`chang2020devil` does when it fine-tunes. On this page a small network starts from nothing.
+# What each of them gained in our measurements, and where nothing was gained, is in {doc}`/notebooks/08_evidence`. Here the plain network meets MC-Loss;
+# `methods` takes any of `fgvc methods`, and `method_args` their settings. Photographs are few and networks large, so begin with a
+# network that has seen a million of them: `pretrained = True`. With ImageNet weights the official code of {footcite:t}`chang2020devil` trains the backbone at a tenth of
+# the head's learning rate and weighs the loss far less, as in the settings for photographs above. On this page a small network starts from
+# random weights.
+#
+# Each network is kept under its settings and the fingerprint of the images, so a page that is run again loads it, and a folder that has grown is trained on anew.
 
-# %%
+# %% tags=["experiment"]
+variants = {}
+for name in methods:
+    variants[name] = vary(base, method=name, method_args=method_args.get(name, {}))
+networks, frames = {}, []
+for seed in seeds:
+    study = Study("09_your_images", seeds=[seed], device=device, train=train)
+    networks[seed] = study.live(f"seed {seed}", variants)
+    frames.append(study.live_frame(networks[seed]))
+
+# %% tags=["table"]
 number = len(photos.classes)
-if pretrained:
-    backbone = {"depth": 18, "strides": [1, 2, 2, 1], "pretrained": True}  # 14 × 14 cells at 224 pixels
-    method_args = {"mu": 0.0005, "lam": 10.0, "backbone_lr_scale": 0.1}
-else:
-    backbone = {"depth": "small", "width": 16, "last_channels": 3 * number}  # 8 × 8 cells at 64 pixels
-    method_args = {"xi": 3, "mu": 1.5, "lam": 4.44, "hidden": 128}
-config = Config(
-    method="mutual_channel",
-    method_args=method_args,
-    backbone="resnet",
-    backbone_args=backbone,
-    data="folder",
-    data_args=options,
-    epochs=epochs,
-    batch_size=32,
-    lr=0.1,
-    warmup=0.1,
-    seed=seeds[0],
+trained = networks[seeds[0]]
+columns = {"training accuracy, %": "train_accuracy", "validation, %": "val_accuracy"}
+show_table(
+    summarize(pd.concat(frames), columns, "method"),
+    foot=f"Trained on this page with {len(photos.train)} images; {len(photos.val)} are "
+    "held out to choose with. Mean ± standard deviation over seeds.",
 )
-plain = config.replace(method_args=method_args | {"mu": 0.0})  # the same network and head, cross-entropy alone
-
-# %% [markdown]
-# `fit` trains, validates after each epoch, and keeps checkpoints and the result in a folder: started again after an interruption, it goes on where it was.
-
-# %%
-fitted = {
-    "cross-entropy": fit(plain, data=photos, device=device, folder="plain"),
-    "MC-Loss": fit(config, data=photos, device=device, folder="run"),
-}
 
 # %% tags=["figure"]
-figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.1), sharey=True)
-for ax, (name, run) in zip(axes, fitted.items(), strict=True):
-    steps = [epoch["epoch"] for epoch in run.history]
-    val = 100 * np.array([epoch["val_accuracy"] for epoch in run.history])
+figure, axes = plt.subplots(
+    1,
+    len(methods),
+    figsize=(4.6 * len(methods), 3.1),
+    sharey=True,
+    squeeze=False,
+)
+axes = axes[0]
+for ax, (name, network) in zip(axes, trained.items(), strict=True):
+    history = network.record.history
+    steps = [epoch["epoch"] for epoch in history]
+    val = 100 * np.array([epoch["val_accuracy"] for epoch in history])
     error = 100 * np.sqrt(val / 100 * (1 - val / 100) / len(photos.val))
     ax.plot(
         steps,
-        [100 * epoch["train_accuracy"] for epoch in run.history],
+        [100 * epoch["train_accuracy"] for epoch in history],
         "--",
         color=COLORS[6],
         label="training, augmented",
     )
-    ax.plot(steps, val, "o-", ms=3, color=COLORS[0], label="validation ± standard error")
+    ax.plot(
+        steps,
+        val,
+        "o-",
+        ms=3,
+        color=COLORS[0],
+        label="validation ± standard error",
+    )
     ax.fill_between(steps, val - error, val + error, color=COLORS[0], alpha=0.2, lw=0)
     ax.set(xlabel="epoch", title=name, ylim=(0, 102))
 axes[0].set_ylabel("accuracy, %")
-axes[1].legend(loc="lower right", fontsize=9)
+axes[-1].legend(loc="lower right", fontsize=9)
 show(
     figure,
     name="fig-own-curves",
-    caption="Accuracy during training. A training curve near the top over a much lower validation curve asks for more images or more "
-    "augmentation; two curves that still rise ask for more epochs; two low, flat ones for another learning rate or larger images.",
-    alt="Two plots of accuracy over epochs, for cross-entropy alone and for MC-Loss, each with a training and a validation curve.",
+    caption="Accuracy during training. A training curve near the top over a much "
+    "lower validation curve asks for more images or more augmentation; two curves "
+    "that still rise ask for more epochs; two low, flat ones for another learning "
+    "rate or larger images.",
+    alt="Accuracy over epochs for each method: a training and a validation curve.",
 )
 
 # %% [markdown]
-# Which of the two? Both have been asked about the *same* validation images, so count those on which they differ: where only one is right, $b$ images for one method and
-# $c$ for the other. If the methods were equally good, each of these would be the toss of a coin (McNemar's test).
+# Which one? All have been asked about the *same* validation images, so count those on which two methods differ: where only one is right, $b$ images for one method and
+# $c$ for the other. If the methods were equally good, each of these would be the toss of a coin (McNemar's test). If the chance of so uneven a split is
+# not small, so few images cannot tell the two apart, and the simpler one is the choice.
 
 
 # %% tags=["output"]
@@ -341,38 +433,66 @@ def coin(b, c):
 
 assert coin(0, 5) == 2 / 32  # by hand: all five heads or all five tails
 right = {}
-for name, run in fitted.items():
-    logits, labels = predict(run.method, photos, "val")
+for name, network in trained.items():
+    logits, labels = predict(network.method, photos, "val")
     right[name] = logits.argmax(1) == labels
-    print(f"{name:<14} {int(right[name].sum()):>4} of {len(labels)} validation images right")
-b, c = (int((right[x] & ~right[y]).sum()) for x, y in (tuple(right), tuple(right)[::-1]))
-print(f"only {' / only '.join(right)}: {b} / {c}; chance of at least so uneven a split: {coin(b, c):.3f}")
+    count = int(right[name].sum())
+    print(f"{name:<14} {count:>4} of {len(labels)} validation images right")
+choice = methods[0]
+for name in methods[1:]:
+    b = int((right[name] & ~right[choice]).sum())
+    c = int((right[choice] & ~right[name]).sum())
+    chance = coin(b, c)
+    print(f"only {name} / only {choice}: {b} / {c}; chance of that: {chance:.3f}")
+    if b > c and chance < 0.05:
+        choice = name
+print(f"chosen: {choice}")
 
 # %% [markdown]
-# If that chance is not small, so few images cannot tell the two apart, and the simpler one is the choice. This chapter goes on with MC-Loss in any case: its maps belong to
-# classes, which the next pictures need.
+# The chapter goes on with the method that this rule chose, whichever it is. The test images had no say in it.
 #
 # ## One new picture
 #
-# `model.pt` in the folder of the run holds weights, classes, sizes and normalisation: all that a new picture needs. From scratch it is: read,
-# square, scale, normalise, network, softmax.
+# `model.pt` in the folder of a run holds weights, classes, sizes and normalization: all that a new picture needs. From scratch it is: read,
+# square, normalize, network, softmax. Reading is more than decoding: a phone stores a picture as the sensor lay and notes in its EXIF data how to turn it;
+# other files have transparent pixels, a palette or 16 bits. Training and use must do the same with them, so both call `read_image` and `square`.
 
 # %% tags=["output"]
-method, info = load_trained("run")
+record = trained[choice].record
+home = f"{choice}-{record.id[:6]}-{photos.fingerprint[:6]}"
+shutil.copytree(
+    record.path.parents[1],
+    home,
+    dirs_exist_ok=True,
+)  # checkpoints and model.pt
+method, info = load_trained(home)
 file = files["test"][0]
 
-picture = Image.open(file).convert("RGB").resize((info.image_size,) * 2, Image.Resampling.BILINEAR)
-pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255  # (1, 3, S, S) in [0, 1]
+picture = square(read_image(file), info.image_size)
+pixels = torch.from_numpy(np.array(picture))  # (S, S, 3), 0 … 255
+pixels = pixels.permute(2, 0, 1)[None] / 255  # (1, 3, S, S), 0 … 1
 mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (info.mean, info.std))
 with torch.no_grad():
     output = method((pixels - mean) / std)
 scratch = output.logits.softmax(1)[0]  # (classes,)
 
-(found,) = predict_files(method, info, [file])  # the library: also EXIF rotation, transparency, 16 bits, bad files
+(found,) = predict_files(method, info, [file])  # the library
 torch.testing.assert_close(found.probabilities, scratch, rtol=1e-4, atol=1e-5)
 best = scratch.topk(min(3, number))
-print(short(file), end=": ")
-print(", ".join(f"{info.classes[c]} {p:.1%}" for p, c in zip(best.values.tolist(), best.indices.tolist(), strict=True)))
+named = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+print(f"{short(file)}: {', '.join(f'{info.classes[c]} {p:.1%}' for p, c in named)}")
+
+# %% [markdown]
+# The same picture as a phone would store it, on its side with a note:
+
+# %%
+stored = read_image(file).transpose(Image.Transpose.ROTATE_90)
+note = Image.Exif()
+note[0x0112] = 6  # orientation: turn by 90° clockwise to show
+stored.save("phone.png", exif=note)
+(turned,) = predict_files(method, info, [Path("phone.png")])
+np.testing.assert_array_equal(np.asarray(turned.image), np.asarray(found.image))
+torch.testing.assert_close(turned.probabilities, found.probabilities)
 
 # %% [markdown]
 # ## The test, once
@@ -384,13 +504,16 @@ logits, labels = predict(method, photos, "test")
 predicted = logits.argmax(1)
 accuracy = float((predicted == labels).float().mean())
 error = math.sqrt(accuracy * (1 - accuracy) / len(labels))
-print(
-    f"{100 * accuracy:.1f} % of {len(labels)} test images, ± {196 * error:.1f} points; at random {100 / number:.1f} %"
-)
+print(f"{100 * accuracy:.1f} % of {len(labels)} images, ± {196 * error:.1f} points")
+print(f"at random {100 / number:.1f} %")
 
 # %% tags=["figure"]
 confusion = torch.zeros(number, number, dtype=torch.long)
-confusion.index_put_((labels, predicted), torch.tensor(1), accumulate=True)  # (true, predicted)
+confusion.index_put_(
+    (labels, predicted),
+    torch.tensor(1),
+    grad_accum_steps=True,
+)  # (true, predicted)
 assert confusion.sum() == len(labels)
 assert confusion.diagonal().sum() == (predicted == labels).sum()
 figure, ax = plt.subplots(figsize=(6.2, 4.6))
@@ -414,35 +537,67 @@ ax.spines[:].set_visible(False)
 show(
     figure,
     name="fig-own-confusion",
-    caption="Which class is taken for which: test images by true and predicted class. A bright pair on both sides of the diagonal is a pair of "
-    "classes that wants more images, larger images, or one name.",
-    alt="A matrix of counts, true classes in rows and predicted classes in columns, with most of the counts on the diagonal.",
+    caption="Which class is taken for which: test images by true and predicted class. "
+    "A bright pair on both sides of the diagonal is a pair of classes that wants more "
+    "images, larger images, or one name.",
+    alt="A matrix of counts, true classes in rows and predicted classes in columns, "
+    "with most of the counts on the diagonal.",
 )
 
 # %% [markdown]
 # ## Where did it look?
 #
-# The maps of MC-Loss belong to classes: $\xi$ channels each. Their mean over a class's channels, enlarged to the image, is laid over it. First, pictures that were
+# Grad-CAM (Selvaraju et al., 2017) asks any of the methods: how much would the logit $z_c$ of a class grow with each channel of the last map
+# $F$ `(C, h, w)`? The mean gradient of a channel is its weight, and what is positive in the weighted sum speaks for the class:
+#
+# $$
+# M_c = \operatorname{ReLU}\Bigl(\sum_k \alpha_{ck} F_k\Bigr), \qquad
+# \alpha_{ck} = \frac{1}{hw} \sum_{u,v} \frac{\partial z_c}{\partial F_{k,u,v}} .
+# $$ (eq-own-gradcam)
+#
+# For the plain network, where $z_c$ is linear in the mean of $F$, $\alpha_{ck}$ is the weight of the last layer, up to the factor $1/hw$. First, pictures that were
 # named rightly, with the map of that class:
 
 # %%
 test_pixels = torch.from_numpy(np.asarray(photos.test.images))  # (N, 3, S, S) uint8
 
 
-@torch.no_grad()
 def maps_of(index, classes):
-    """Mean map (h, w) of each of ``classes`` on a test image, and the image."""
-    image = (test_pixels[index][None] / 255 - mean) / std
-    features = method(image).maps["features"]  # (1, N, h, w)
-    return [class_maps(features, torch.tensor([c]), number)[0].mean(0) for c in classes], Image.fromarray(
-        test_pixels[index].permute(1, 2, 0).numpy()
-    )
+    """Map (h, w) for each of ``classes`` on a test image, and the image."""
+    kept = []
+    last = method.backbone.blocks[method.backbone.last]
+    hook = last.register_forward_hook(lambda _, inputs, output: kept.append(output))
+    image = (test_pixels[index][None] / 255 - mean) / std  # (1, 3, S, S)
+    logits = method(image).logits[0]  # (classes,)
+    hook.remove()
+    features = kept[-1]  # (1, C, h, w)
+    maps = []
+    for c in classes:
+        (gradient,) = torch.autograd.grad(logits[c], features, retain_graph=True)
+        alpha = gradient.mean((2, 3), keepdim=True)  # (1, C, 1, 1)
+        maps.append((alpha * features).sum(1)[0].relu().detach())  # (h, w)
+        if choice == "baseline" and isinstance(method.head, torch.nn.Linear):
+            by_hand = torch.einsum(
+                "k,khw->hw",
+                method.head.weight[c],
+                features[0],
+            ).relu()
+            torch.testing.assert_close(
+                maps[-1],
+                by_hand / by_hand.numel(),
+                rtol=1e-3,
+                atol=1e-5,
+            )
+    return maps, Image.fromarray(test_pixels[index].permute(1, 2, 0).numpy())
 
 
 probability = logits.softmax(1)  # (N, classes)
 confidence = probability.amax(1)  # (N,)
 sure = confidence.argsort(descending=True)
-hits = [next((int(i) for i in sure if labels[i] == predicted[i] == c), None) for c in some]
+hits = [
+    next((int(i) for i in sure if labels[i] == predicted[i] == c), None)
+    for c in some  # the surest right answer of each class
+]
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(2, len(some), figsize=(9.4, 2.9), squeeze=False)
@@ -459,9 +614,11 @@ for ax in axes.flat:
 show(
     figure,
     name="fig-own-overlays",
-    caption="The most confident right answer of each class, and the map of that class over it, each map on its own scale from dark to bright. "
-    "Is the bright spot on what tells the class, or on the background it was photographed before?",
-    alt="Eight test images, and below each the same image tinted by the attention map of its class, with the predicted probability.",
+    caption="The most confident right answer of each class, and the map of that class "
+    "over it, each map on its own scale from dark to bright. Is the bright spot on "
+    "what tells the class, or on the background it was photographed before?",
+    alt="A test image of each class, and below each the same image tinted by the map "
+    "of its class, with the predicted probability.",
 )
 
 # %% [markdown]
@@ -471,7 +628,11 @@ show(
 # %% tags=["figure"]
 wrong = [int(i) for i in sure if labels[i] != predicted[i]][:4]
 figure, axes = plt.subplots(
-    max(len(wrong), 1), 4, figsize=(9.4, 2.1 * max(len(wrong), 1)), squeeze=False, width_ratios=[1, 1, 1, 1.5]
+    max(len(wrong), 1),
+    4,
+    figsize=(9.4, 2.1 * max(len(wrong), 1)),
+    squeeze=False,
+    width_ratios=[1, 1, 1, 1.5],
 )
 for row, i in zip(axes, wrong, strict=False):
     both = [int(predicted[i]), int(labels[i])]
@@ -479,13 +640,30 @@ for row, i in zip(axes, wrong, strict=False):
     top = max(float(heat.max()) for heat in heats)
     row[0].imshow(picture)
     row[0].set_ylabel(f"is {info.classes[labels[i]]}", fontsize=8)
-    for ax, heat, c, word in zip(row[1:3], heats, both, ("taken for", "is"), strict=True):
+    for ax, heat, c, word in zip(
+        row[1:3],
+        heats,
+        both,
+        ("taken for", "is"),
+        strict=True,
+    ):
         ax.imshow(picture.convert("L"), cmap="gray", extent=(0, 1, 1, 0))
-        ax.imshow(heat, vmin=0, vmax=max(top, 1e-6), alpha=0.6, extent=(0, 1, 1, 0), interpolation="bilinear")
+        ax.imshow(
+            heat,
+            vmin=0,
+            vmax=max(top, 1e-6),
+            alpha=0.6,
+            extent=(0, 1, 1, 0),
+            interpolation="bilinear",
+        )
         ax.set_title(f"{word} {info.classes[c]}", fontsize=8)
     best = probability[i].topk(min(3, number))
     names = [info.classes[c] for c in best.indices.tolist()][::-1]
-    row[3].barh(names, best.values.flip(0), color=[COLORS[1] if n == names[-1] else COLORS[6] for n in names])
+    row[3].barh(
+        names,
+        best.values.flip(0),
+        color=[COLORS[1] if n == names[-1] else COLORS[6] for n in names],
+    )
     row[3].set(xlim=(0, 1))
     row[3].tick_params(labelsize=8)
 for ax in axes[:, :3].flat:
@@ -494,80 +672,108 @@ for ax in axes[:, :3].flat:
 show(
     figure,
     name="fig-own-mistakes",
-    caption="The most confident mistakes on the test images: the image, the map of the class it was taken for and of the class it is (one scale for both, "
-    "image in grey below), and the largest probabilities.",
-    alt="A row for each mistake: the image, two attention maps over it in grey, and a bar chart of the three largest probabilities.",
+    caption="The most confident mistakes on the test images: the image, the map of "
+    "the class it was taken for and of the class it is (one scale for both, image in "
+    "gray below), and the largest probabilities.",
+    alt="A row for each mistake: the image, two maps over it in gray, and a bar chart "
+    "of the three largest probabilities.",
 )
 
 # %% tags=["output"]
 for i in wrong:
-    print(f"{short(files['test'][i])}: taken for {info.classes[predicted[i]]} at {confidence[i]:.0%}")
+    taken = info.classes[predicted[i]]
+    print(f"{short(files['test'][i])}: taken for {taken} at {confidence[i]:.0%}")
 
 # %% [markdown]
 # Go through this list by file name before you tune anything. In real folders it holds wrong labels, two objects in one picture, crops that lost the telling part, and classes that should be one.
 #
 # ## How sure is it, and when should it abstain?
 #
-# Networks are often surer than they are right. **Temperature scaling** divides the logits by one number, fitted on validation images:
+# A network's largest probability need not be how often it is right. **Temperature scaling** divides the logits by one number, fitted on validation images:
 #
 # $$
 # p_T = \operatorname{softmax}(z / T), \qquad T = \arg\min_T \; -\!\!\sum_{i \in \text{val}} \log p_T(y_i \mid x_i) .
 # $$ (eq-own-temperature)
 #
-# It changes no prediction; whether it was needed, the left of {numref}`fig-own-calibration` tells. With probabilities that can be trusted one can **abstain**: answer only above a threshold $\tau$, and send the rest to a human. We take the lowest
-# threshold that gives 95 % of right answers *on validation images*, and see what it does on test images.
+# It changes no prediction. $T > 1$ says that the network was *over*confident, surer than it was right, and pulls the probabilities together; $T < 1$ says that it was *under*confident,
+# less sure than it was right, and pushes them apart. The left of {numref}`fig-own-calibration` shows it before and after. With probabilities that can be trusted one can **abstain**: answer only above a threshold $\tau$, and send the rest to a human. We take the lowest
+# threshold that gives the `wanted` share of right answers *on validation images*, and see what it does on test images.
 
-# %%
+# %% tags=["output"]
 val_logits, val_labels = predict(method, photos, "val")
 temperatures = torch.logspace(-1, 1, 201)
-losses = torch.stack([F.cross_entropy(val_logits / t, val_labels) for t in temperatures])
+losses = torch.stack(
+    [F.cross_entropy(val_logits / t, val_labels) for t in temperatures],
+)
 temperature = float(temperatures[losses.argmin()])
+direction = "over" if temperature > 1 else "under"
+print(f"T = {temperature:.2f}: {direction}confident on the validation images")
 
 
 def answered(logits, labels):
-    """For every threshold that matters: confidence, share answered, share of right answers among them."""
+    """For each threshold: confidence, share answered, share of those that is right."""
     p, guess = (logits / temperature).softmax(1).max(1)
     order = p.argsort(descending=True)
     count = torch.arange(1, len(p) + 1)
     return p[order], count / len(p), (guess == labels)[order].cumsum(0) / count
 
 
-WANTED = 0.95
 taus, _, kept_right = answered(val_logits, val_labels)
-good = (kept_right >= WANTED).nonzero().flatten()
+good = (kept_right >= wanted).nonzero().flatten()
 tau = float(taus[good[-1]]) if len(good) else 1.0
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.6))
-for t, color, mark, name in ((1.0, COLORS[1], "s--", "as trained"), (temperature, COLORS[0], "o-", "scaled")):
+for t, color, mark, name in (
+    (1.0, COLORS[1], "s--", "as trained"),
+    (temperature, COLORS[0], "o-", "scaled"),
+):
     p, guess = (logits / t).softmax(1).max(1)
     bins = p.argsort().chunk(6)  # equal counts
     x = [float(p[b].mean()) for b in bins]
     y = np.array([float((guess == labels)[b].float().mean()) for b in bins])
     gap = sum(abs(a - b) * len(c) for a, b, c in zip(x, y, bins, strict=True)) / len(p)
-    axes[0].errorbar(
-        x, y, [math.sqrt(v * (1 - v) / len(b)) for v, b in zip(y, bins, strict=True)], fmt=mark, ms=5, color=color, capsize=2,
-        label=f"{name}, T = {t:.2f}: mean gap {100 * gap:.1f} points",
-    )  # fmt: skip
+    error = [math.sqrt(v * (1 - v) / len(b)) for v, b in zip(y, bins, strict=True)]
+    label = f"{name}, T = {t:.2f}: mean gap {100 * gap:.1f} points"
+    axes[0].errorbar(x, y, error, fmt=mark, ms=5, color=color, capsize=2, label=label)
 axes[0].plot([0, 1], [0, 1], color="black", lw=0.8)
-axes[0].set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.05))
+axes[0].set(
+    xlabel="confidence",
+    ylabel="share that is right",
+    xlim=(0, 1.02),
+    ylim=(0, 1.05),
+)
 axes[0].legend(fontsize=8, loc="upper left")
 p, share, is_right = answered(logits, labels)
 axes[1].plot(100 * share, 100 * is_right, color=COLORS[0])
 at = int((p >= tau).sum()) - 1
 if at >= 0:
-    axes[1].plot(100 * share[at], 100 * is_right[at], "*", ms=14, color=COLORS[1], mec="white", label=f"τ = {tau:.2f}")
+    axes[1].plot(
+        100 * share[at],
+        100 * is_right[at],
+        "*",
+        ms=14,
+        color=COLORS[1],
+        mec="white",
+        label=f"τ = {tau:.2f}",
+    )
     axes[1].legend(loc="lower left")
-axes[1].axhline(100 * WANTED, color="black", lw=0.8, ls=":")
-axes[1].set(xlabel="test images answered, %", ylabel="right among them, %", xlim=(0, 102))
+axes[1].axhline(100 * wanted, color="black", lw=0.8, ls=":")
+axes[1].set(
+    xlabel="test images answered, %",
+    ylabel="right among them, %",
+    xlim=(0, 102),
+)
 show(
     figure,
     name="fig-own-calibration",
-    caption="Left: confidence against the share that is right, six groups of equally many test images with standard errors; on the line, "
-    "confidence is what it says. Right: answering only the surest images. The star is the threshold chosen on validation images, the dotted line what it "
-    "was chosen for.",
-    alt="Two plots. Left, a reliability diagram before and after temperature scaling beside the diagonal. Right, accuracy among answered images "
-    "against the share answered, with the chosen threshold marked.",
+    caption="Left: confidence against the share that is right, six groups of equally "
+    "many test images with standard errors; on the line, confidence is what it says. "
+    "Right: answering only the surest images. The star is the threshold chosen on "
+    "validation images, the dotted line what it was chosen for.",
+    alt="Two plots. Left, a reliability diagram before and after temperature scaling "
+    "beside the diagonal. Right, accuracy among answered images against the share "
+    "answered, with the chosen threshold marked.",
 )
 
 # %% [markdown]
@@ -577,20 +783,20 @@ show(
 # %% tags=["output"]
 shown_to = {"test images": files["test"]}
 if drawn:
-    shown_to["strangers"] = sorted(Path("strangers").glob("*/*.png"))[:: max(1, amount // 16)]
+    strangers = sorted(Path("strangers").glob("*/*.png"))
+    shown_to["strangers"] = strangers[:: max(1, drawn_per_class // 16)]
 for name, these in shown_to.items():
     p = torch.stack([x.probabilities for x in predict_files(method, info, these)])
     p = (p.log() / temperature).softmax(1).amax(1)
-    print(
-        f"{name:<12} {len(these):>4}: {float((p >= tau).float().mean()):.0%} answered, mean confidence {p.mean():.2f}"
-    )
+    given = float((p >= tau).float().mean())
+    print(f"{name:<12} {len(these):>4}: {given:.0%} answered, mean p {p.mean():.2f}")
 
 # %% [markdown]
 # If strangers will come, give them a class: a folder `none of these` with what your camera will also see.
 #
 # ## A file that runs without this library
 #
-# {py:func}`fgvc_lib.export.export` writes the prediction as a graph, with the normalisation inside: pixels in $[0, 1]$ in, logits out, any number of images at once. It opens the file again
+# {py:func}`fgvc_lib.export.export` writes the prediction as a graph, with the normalization inside: pixels in $[0, 1]$ in, logits out, any number of images at once. It opens the file again
 # and keeps it only if it computes what the method computes. We check it once more, on test images.
 
 # %% tags=["output"]
@@ -603,7 +809,8 @@ notes = {"info.json": ""}
 program = torch.export.load("birds.pt2", extra_files=notes).module()
 for batch, logits_of in zip(batches, expected, strict=True):
     torch.testing.assert_close(program(batch), logits_of, rtol=1e-4, atol=1e-4)
-print(f"birds.pt2, {Path('birds.pt2').stat().st_size / 1e6:.2f} MB: equal to the method for 1, 2 and 5 images")
+size = Path("birds.pt2").stat().st_size / 1e6
+print(f"birds.pt2, {size:.2f} MB: equal to the method for 1, 2 and 5 images")
 print(f"classes: {', '.join(json.loads(notes['info.json'])['classes'])}")
 
 # %% [markdown]
@@ -615,15 +822,24 @@ try:
     export(method, info, "birds.onnx")
     import onnxruntime
 
-    session = onnxruntime.InferenceSession("birds.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        "birds.onnx",
+        providers=["CPUExecutionProvider"],
+    )
     for batch, logits_of in zip(batches, expected, strict=True):
         (got,) = session.run(["logits"], {"images": batch.numpy()})
-        torch.testing.assert_close(torch.from_numpy(got), logits_of, rtol=1e-4, atol=1e-4)
-    print(f"birds.onnx, {Path('birds.onnx').stat().st_size / 1e6:.2f} MB: equal to the method for 1, 2 and 5 images")
+        torch.testing.assert_close(
+            torch.from_numpy(got),
+            logits_of,
+            rtol=1e-4,
+            atol=1e-4,
+        )
+    size = Path("birds.onnx").stat().st_size / 1e6
+    print(f"birds.onnx, {size:.2f} MB: equal to the method for 1, 2 and 5 images")
 
-    # all that a program without torch has to do
+    # a program without torch: fgvc_lib/data/images.py needs Pillow and NumPy alone
     names = json.loads(session.get_modelmeta().custom_metadata_map["info"])
-    picture = Image.open(file).convert("RGB").resize((names["image_size"],) * 2, Image.Resampling.BILINEAR)
+    picture = square(read_image(file), names["image_size"])
     x = np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 255  # (1, 3, S, S)
     z = session.run(["logits"], {"images": x})[0][0]  # (classes,)
     p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
@@ -639,14 +855,17 @@ except ModuleNotFoundError as missing:
 
 # %% tags=["output"]
 defaults = Config().to_dict()
-settings = {key: value for key, value in config.to_dict().items() if value != defaults[key]}
-Path("run.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+config = variants[choice].replace(seed=seeds[0])
+changed = {k: value for k, value in config.to_dict().items() if value != defaults[k]}
+Path("run.yaml").write_text(
+    yaml.safe_dump(changed, sort_keys=False, allow_unicode=True),
+)
 assert Config.from_yaml("run.yaml") == config
 print(Path("run.yaml").read_text())
 
 # %% [markdown]
-# `fgvc train` finds the finished run in its folder, so here it has only to evaluate. `fgvc` below is the command of that name, called from within the notebook. Its result is one line of JSON for each thing asked, made
-# to be read by programs.
+# `fgvc train` finds the finished run in the copy of its folder, so here it has only to evaluate. `fgvc` below is the command of that name, called from within the notebook. `train` and
+# `evaluate` print JSON, made to be read by programs; `predict` does so with `--format json`.
 
 
 # %% tags=["output"]
@@ -656,15 +875,24 @@ def fgvc(*arguments):
     print()
 
 
-chosen = [] if device is None else ["--device", device]
-fgvc("train", "--config", "run.yaml", "--folder", "run", "--quiet", *chosen)
-fgvc("evaluate", "run", "--split", "val", *chosen)
-fgvc("predict", "run", *map(short, files["test"][:3]), "--top", 2, "--overlay", "looked", *chosen)
-fgvc("export", "run", "birds.pt2")
+on = [] if device is None else ["--device", device]
+fgvc("train", "--config", "run.yaml", "--folder", home, "--quiet", *on)
+fgvc("evaluate", home, "--split", "val", *on)
+fgvc(
+    "predict",
+    home,
+    *map(short, files["test"][:3]),
+    "--top",
+    2,
+    "--overlay",
+    "looked",
+    *on,
+)
+fgvc("export", home, "birds.pt2")
 assert len(list(Path("looked").glob("*.png"))) >= len(files["test"][:3])
 
 # %% [markdown]
-# `looked/` now holds the three pictures with the map of the predicted class over them, as in {numref}`fig-own-overlays`. Several GPUs, mixed precision, other methods and data sets are
+# `looked/` now holds the three pictures with the method's own map over them: the mean of its attention maps, or of the last features where it has none. Several GPUs, mixed precision, other methods and data sets are
 # settings of the same command: `fgvc train --help`, `fgvc methods`, `fgvc datasets`.
 #
 # ## Before you rely on it
@@ -673,14 +901,14 @@ assert len(list(Path("looked").glob("*.png"))) >= len(files["test"][:3])
 # 2. Every class alone: the accuracy of rare classes hides behind that of the frequent ones ({numref}`fig-own-confusion`, row by row).
 # 3. The list of mistakes, by eye. Then the right answers for the wrong reason: maps on the background, on a watermark, on the photographer's hand.
 # 4. How often the threshold abstains, and what happens then.
-# 5. The same preparation in training and use. Here the export carries the normalisation; resizing to the square is left to you.
+# 5. The same preparation in training and use. Here the export carries the normalization; resizing to the square is left to you.
 #
 # ## Exercises
 #
 # 1. **A learning curve.** Train with `per_class` of 5, 10, 20 and all images. Plot validation accuracy against the number of images, its axis logarithmic. What does it promise for twice as many?
 #
 # ```{dropdown} Solution
-# `fit(config.replace(data_args=options | {"per_class": n}))` for each n; the validation and test images stay the same. A line that still rises at its right end promises
+# Set `per_class` for each n; the validation and test images stay the same. A line that still rises at its right end promises
 # more from more images; a flat one says that images are not what is missing. One seed a point is noisy: take three.
 # ```
 #

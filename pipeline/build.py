@@ -1,9 +1,8 @@
-"""The whole way, as ``make book`` goes it: sync, run what changed, check, render.
+"""What ``make book`` calls: the notebooks made from their sources, the parameters checked, then Snakemake.
 
     python -m pipeline.build --profile quick --cores 2
 
-Snakemake decides what is to be done (``Snakefile``). Here are the things around it: one build at a time, every
-chapter's parameters checked before the first one runs, cores shared out, times and the page's address printed.
+One build at a time. What must run, and in which order, is decided by Snakemake (``Snakefile``).
 """
 
 from __future__ import annotations
@@ -13,76 +12,36 @@ import os
 import subprocess
 import sys
 
-import nbformat
 from filelock import FileLock, Timeout
 
 from pipeline import sync
-from pipeline.execute import defaults, provenance, validate
-from pipeline.project import (
-    ROOT,
-    PipelineError,
-    build_folder,
-    chapters,
-    clean_notebook,
-    executed_path,
-    parameters,
-    profiles,
-    write_if_changed,
-)
-from pipeline.sources import write_keys
+from pipeline.execute import given
+from pipeline.project import ROOT, PipelineError, chapters, clean_notebook
 
 
-def prepare(profile: str) -> list[str]:
-    """Bring notebooks and keys up to date and check parameters; returns the chapters that must run."""
-    for path, text in sync.drifted().items():
-        write_if_changed(ROOT / path, text)
-        print(f"wrote {path}")
-    for chapter in chapters():
-        validate(chapter, profile, parameters(profile, chapter), defaults(clean_notebook(chapter), chapter))
-    return write_keys(profile)
-
-
-def snakemake(profile: str, cores: int, stale: list[str]) -> int:
-    """Run the workflow; torch threads × chapters at once = cores."""
-    threads = max(1, cores // max(1, min(cores, len(stale))))
-    command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--quiet", "all", "--nolock"]
-    command += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going"]
-    command += ["--config", f"profile={profile}", f"threads={threads}", "keys_written=true"]
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **provenance()}) as process:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # reached Snakemake and the chapters too: let them end in order
-            process.wait()
-            raise
-
-
-def times(profile: str, ran: list[str]) -> list[str]:
-    """A line for each chapter: how long it took and whether that was now."""
-    lines = []
-    for chapter in chapters():
-        path = executed_path(profile, chapter)
-        if path.exists():
-            run = nbformat.read(path, as_version=4).metadata["papermill"]
-            kept = "" if chapter in ran else "  (kept from before)"
-            lines.append(f"{chapter:<24}{run['duration']:6.0f} s{kept}")
-    return lines
-
-
-def build(profile: str, cores: int) -> None:
-    """Build the book of ``profile`` on ``cores`` cores."""
-    if profile not in profiles():
-        raise PipelineError(f"there is no profile {profile!r}: choose from {', '.join(profiles())}")
+def build(profile: str, cores: int, threads: int) -> None:
+    """Build the book of ``profile`` on ``cores`` cores, each chapter on ``threads`` of them."""
     (ROOT / "build").mkdir(exist_ok=True)
     try:
-        with FileLock(ROOT / "build" / ".lock", timeout=0):
-            stale = prepare(profile)
-            print(f"profile {profile}: {', '.join(stale) or 'no chapter'} to run on {cores} cores", flush=True)
-            if snakemake(profile, cores, stale):
-                raise PipelineError("the book was not built; the first error above says why")
+        with FileLock(ROOT / "build" / ".lock", timeout=0):  # Snakemake's own lock would outlive a killed build
+            sync.write()
+            for chapter in chapters():
+                given(profile, chapter, clean_notebook(chapter))
+            command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--quiet", "all", "--nolock"]
+            command += ["--rerun-incomplete", "--keep-going", "--config", f"profile={profile}", f"threads={threads}"]
+            with subprocess.Popen(command, cwd=ROOT) as process:
+                try:
+                    failed = process.wait()
+                except KeyboardInterrupt:  # reached Snakemake and the chapters too: let them end in order
+                    process.wait()
+                    raise
     except Timeout:
         raise PipelineError("another build is running in this folder: wait for it or stop it") from None
-    print("\n".join(times(profile, stale)))
-    print(f"The book: {(build_folder(profile) / 'html' / 'index.html').relative_to(ROOT)}")
+    if failed:
+        raise PipelineError(
+            "the book was not built: the first error above or the newest file in .snakemake/log says why"
+        )
+    print(f"The book: build/{profile}/html/index.html")
 
 
 def main() -> None:
@@ -90,13 +49,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.build", description=main.__doc__)
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=1, help="of each chapter")
     arguments = parser.parse_args()
     try:
-        build(arguments.profile, arguments.cores)
+        build(arguments.profile, arguments.cores, arguments.threads)
     except (PipelineError, OSError) as error:  # a full disk, a folder that is not ours
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
+        sys.exit("interrupted; the same command resumes from here")
 
 
 if __name__ == "__main__":

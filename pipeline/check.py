@@ -6,7 +6,6 @@ here; every complaint names the notebook and the cell. ``problems`` reads a note
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -14,12 +13,8 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from fgvc_lib.sources import PROSE, code_digest
-from pipeline.execute import defaults
-from pipeline.project import PipelineError
 from pipeline.sync import place
 
-SHORTEST = 0.1  # seconds; a kernel alone takes longer to start
 IMAGES = ("image/png", "image/svg+xml", "image/jpeg")
 # A figure's caption, name and text alternative stand in the metadata of its output, put there by whoever displays it
 FIGURE = ("name", "caption", "alt")
@@ -30,14 +25,9 @@ def is_image(output: NotebookNode) -> bool:
     return any(kind in output.get("data", {}) for kind in IMAGES)
 
 
-def figure_text(cell: NotebookNode, output: NotebookNode) -> dict[str, str]:
-    """Name, caption and text alternative of a figure: as it was displayed, literals as the code states them now."""
-    text = {key: str(output.metadata.get(key, "")).strip() for key in FIGURE}
-    for node in ast.walk(ast.parse(cell.source)):
-        for keyword in node.keywords if isinstance(node, ast.Call) else []:
-            if keyword.arg in PROSE and isinstance(keyword.value, ast.Constant):
-                text[keyword.arg] = str(keyword.value.value).strip()
-    return text
+def figure_text(output: NotebookNode) -> dict[str, str]:
+    """Name, caption and text alternative of a figure."""
+    return {key: str(output.metadata.get(key, "")).strip() for key in FIGURE}
 
 
 def shown(cell: NotebookNode) -> list[NotebookNode]:
@@ -51,17 +41,6 @@ def problems(chapter: str, clean: NotebookNode, executed: NotebookNode) -> list[
 
 
 def _problems(chapter: str, clean: NotebookNode, executed: NotebookNode) -> Iterator[str]:
-    run = executed.metadata.get("papermill", {})
-    if not isinstance(run.get("duration"), int | float) or run["duration"] < SHORTEST:
-        yield f": the run took {run.get('duration')} s, so it did not happen"
-    try:
-        known = defaults(clean, chapter)
-    except PipelineError as error:
-        yield f": {str(error).split(': ', 1)[1]}"
-        known = {}
-    for name in sorted(set(run.get("parameters", {})) - set(known)):
-        yield f": was run with a parameter {name!r} that it does not have"
-
     results = {cell.id: cell for cell in executed.cells if cell.cell_type == "code"}
     sources = [cell for cell in clean.cells if cell.cell_type == "code"]
     written = [cell for cell in sources if "remove-cell" not in cell.metadata.get("tags", [])]
@@ -71,7 +50,7 @@ def _problems(chapter: str, clean: NotebookNode, executed: NotebookNode) -> Iter
     for cell in sources:
         where = f", {place(clean, cell)}"
         result = results.get(cell.id)
-        if result is None or code_digest(result.source) != code_digest(cell.source):
+        if result is None or result.source != cell.source:
             yield f"{where}: is not the cell that was run; run the chapter again"
             continue
         if cell.source.strip() and result.get("execution_count") is None:
@@ -102,7 +81,7 @@ def _outputs(cell: NotebookNode, result: NotebookNode) -> Iterator[str]:
     for output in pictures:
         if "figure" not in tags:
             yield ": shows an image and is not tagged 'figure'"
-        text = figure_text(cell, output)
+        text = figure_text(output)
         missing = [key for key in FIGURE if not text[key]]
         if missing:
             yield f": its figure has no {' and no '.join(missing)}"

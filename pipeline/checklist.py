@@ -3,31 +3,27 @@
     python -m pipeline.checklist 02_center_loss
 
 and without a name, all chapters. A chapter *teaches a paper* when its first cell names one (``*The paper:*``); such a
-chapter also has a section on the paper's released code, and an entry on the page of all discrepancies.
+chapter also has a section on the paper's official implementation, and an entry on the page of all discrepancies.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
 from pipeline import sync
-from pipeline.execute import defaults, validate
-from pipeline.project import ROOT, PipelineError, chapters, parameters, profiles, read_yaml
+from pipeline.execute import given
+from pipeline.project import ROOT, PipelineError, chapters, profiles
 
 PAPER = "*The paper:*"
 SHOWN = ("figure", "table", "output")
-DISCREPANCIES = "## Paper versus released code"
+DISCREPANCIES = "## Paper versus official implementation"
 
 
 @dataclass(frozen=True)
@@ -56,10 +52,9 @@ def _items(chapter: str, source: str, notebook: NotebookNode) -> Iterator[tuple[
     yield "is named NN_name", "" if re.fullmatch(r"\d\d_[a-z0-9_]+", chapter) else "numbers and lower case letters"
     yield "the notebook is made from the source", _in_step(chapter, notebook)
     yield "_toc.yml lists it", "" if chapter in chapters() else f"add `- file: notebooks/{chapter}`"
-    yield "every profile fits its parameters", _parameters(chapter, notebook)
+    yield "its code reads every parameter, and every profile fits them", _parameters(chapter, notebook)
     tags = {tag for cell in code for tag in cell.metadata.get("tags", [])}
     yield "cells that show something are tagged", "" if tags & set(SHOWN) else f"no cell has {', '.join(SHOWN)}"
-    yield "the groups that it measures are in data/runs.yaml", _groups(code)
     yield "its header names the chapters whose records it shows", _header(chapter, notebook, code)
     yield "exercises have folded solutions", _exercises(prose)
     yield "what it cites is in book/references.bib and listed at its end", _citations(prose)
@@ -81,64 +76,19 @@ def _in_step(chapter: str, made: NotebookNode) -> str:
 
 def _parameters(chapter: str, notebook: NotebookNode) -> str:
     try:
-        known = defaults(notebook, chapter)
         for profile in profiles():
-            validate(chapter, profile, parameters(profile, chapter), known)
+            given(profile, chapter, notebook)
     except PipelineError as error:
         return str(error)
     return ""
-
-
-@cache
-def _runs(path: Path, _modified: int) -> dict[str, str]:
-    groups: dict[str, dict[str, Any]] = read_yaml(path)["groups"]
-    return {name: group["chapter"] for name, group in groups.items()}
-
-
-def runs() -> dict[str, str]:
-    """Group of ``data/runs.yaml`` → its chapter."""
-    path = ROOT / "data" / "runs.yaml"
-    return _runs(path, path.stat().st_mtime_ns)
-
-
-def named_groups(code: list[NotebookNode], *, shown: bool = False) -> set[str]:
-    """What the code writes that looks like a group: ``mc/xi``, or ``center/`` where the rest is put in.
-
-    Args:
-        code: the code cells.
-        shown: leave out ``groups()["mc/xi"]``, which asks for settings and shows no record.
-    """
-    families = {name.partition("/")[0] for name in runs()}
-    nodes = [node for cell in code for node in ast.walk(ast.parse(cell.source))]
-    settings = {id(node.slice) for node in nodes if isinstance(node, ast.Subscript)} if shown else set()
-    found = set()
-    for node in nodes:
-        if isinstance(node, ast.JoinedStr) and node.values and isinstance(node.values[0], ast.Constant):
-            name, pattern = node.values[0].value, r"[a-z]+/"
-        elif isinstance(node, ast.Constant) and id(node) not in settings:
-            name, pattern = node.value, r"[a-z]+/[a-z0-9_]+"
-        else:
-            continue
-        if isinstance(name, str) and re.fullmatch(pattern, name) and name.partition("/")[0] in families:
-            found.add(name)
-    return found
-
-
-def _groups(code: list[NotebookNode]) -> str:
-    known = runs()
-    absent = [
-        name
-        for name in sorted(named_groups(code))
-        if name not in known and not (name.endswith("/") and any(group.startswith(name) for group in known))
-    ]
-    return f"there is no {', '.join(absent)}" if absent else ""
 
 
 def _header(chapter: str, notebook: NotebookNode, code: list[NotebookNode]) -> str:
     stated = notebook.metadata.get("records", [])
     if stated == "all":
         return ""
-    others = {runs()[name] for name in named_groups(code, shown=True) if name in runs()} - {chapter, *stated}
+    named = {name for cell in code for name in re.findall(r'chapter="(\d\d_\w+)"', cell.source)}
+    others = named - {chapter, *stated}
     return f"its source's header lacks `records: [{', '.join(sorted(others))}]`" if others else ""
 
 

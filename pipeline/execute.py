@@ -17,19 +17,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
-from fgvc_lib.sources import digest
 from pipeline import status
-from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook, executed_path, parameters
-from pipeline.sources import key
+from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook, executed_path, files, parameters
 from pipeline.sync import place
 
+LIBRARY = ("fgvc_lib/**/*.py", "fgvc_study/**/*.py")
 HEARTBEAT = 15  # seconds between two lines of progress
 
 
@@ -52,9 +51,33 @@ def defaults(notebook: NotebookNode, chapter: str) -> dict[str, Any]:
     return found
 
 
-def validate(chapter: str, profile: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Refuse parameters that the notebook does not have, or of another type than its default."""
-    for name, value in given.items():
+def names_read(cells: Iterable[NotebookNode], chapter: str) -> set[str]:
+    """The names whose value some of the code cells uses; shell and magic lines aside."""
+    found = set()
+    for cell in cells:
+        lines = ("pass" if line.startswith(("%", "!")) else line for line in cell.source.splitlines())
+        try:
+            tree = ast.parse("\n".join(lines))
+        except SyntaxError as error:
+            raise PipelineError(f"notebooks/{chapter}: {error.msg}: {(error.text or '').strip()}") from None
+        found |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    return found
+
+
+def given(profile: str, chapter: str, notebook: NotebookNode) -> dict[str, Any]:
+    """What ``profile`` sets in ``chapter``.
+
+    Raises:
+        PipelineError: the notebook has no parameter of that name, its default has another type, or the notebook has a
+            parameter that no later cell reads.
+    """
+    known = defaults(notebook, chapter)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    (at,) = (n for n, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", []))
+    if unread := set(known) - names_read(code[at + 1 :], chapter):
+        raise PipelineError(f"notebooks/{chapter}: no cell reads the parameter {', '.join(sorted(unread))}")
+    values = parameters(profile, chapter)
+    for name, value in values.items():
         if name not in known:
             raise PipelineError(
                 f"notebooks/{chapter} has no parameter {name!r}, which profile {profile} sets: "
@@ -67,6 +90,24 @@ def validate(chapter: str, profile: str, given: Mapping[str, Any], known: Mappin
                 f"notebooks/{chapter}: parameter {name!r} must be of type {type(default).__name__} as its default, "
                 f"got {value!r} from profile {profile}"
             )
+    return values
+
+
+def code(chapter: str) -> str:
+    """The text of a chapter's code cells."""
+    return "\n".join(cell.source for cell in clean_notebook(chapter).cells if cell.cell_type == "code")
+
+
+def inputs(chapter: str) -> list[str]:
+    """The files that a chapter's results depend on beside its own code and parameters.
+
+    These are the library, the versions of packages, and the committed records of this chapter and of those that its
+    header names: ``records: [02_center_loss]`` or ``records: all``.
+    """
+    named = clean_notebook(chapter).metadata.get("records", [])
+    shown = ["*"] if named == "all" else [chapter, *named]
+    records = [f"data/{kind}" for name in shown for kind in (f"results/{name}/*", f"experiments/*/{name}.json")]
+    return files(*LIBRARY, "requirements.lock", "data/*.yaml", "data/benchmarks/*", *records)
 
 
 def provenance() -> dict[str, str]:
@@ -132,9 +173,7 @@ class Progress:
 def run(chapter: str, profile: str, threads: int) -> Path:
     """Execute ``chapter`` and return the path of the executed notebook."""
     notebook = clean_notebook(chapter)
-    given = parameters(profile, chapter)
-    validate(chapter, profile, given, defaults(notebook, chapter))
-    made_from = key(profile, chapter, notebook)
+    values = given(profile, chapter, notebook)
     source = ROOT / "notebooks" / f"{chapter}.ipynb"
 
     build = build_folder(profile)
@@ -174,7 +213,7 @@ def run(chapter: str, profile: str, threads: int) -> Path:
     with progress:
         try:
             papermill.execute_notebook(
-                source, part, given, engine_name="progress", kernel_name="python3", cwd=work, progress_bar=False
+                source, part, values, engine_name="progress", kernel_name="python3", cwd=work, progress_bar=False
             )
         except PapermillExecutionError as error:
             cell = next((cell for cell in notebook.cells if cell.source == error.source), None)
@@ -189,8 +228,7 @@ def run(chapter: str, profile: str, threads: int) -> Path:
                 f"notebooks/{chapter}, about cell {progress.cell}: its Python process ended (out of memory?)"
             ) from None
         executed = nbformat.read(part, as_version=4)
-        machine = status.machine(str(given.get("device", "")))
-        executed.metadata["fgvc"] = {"key": digest(made_from), "profile": profile, **machine, **_lower(provenance())}
+        executed.metadata["fgvc"] = {"profile": profile, **status.machine(), **_lower(provenance())}
         nbformat.write(executed, part)
         part.replace(done)
     progress.say(f"done in {progress.seconds():.0f} s")

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import nbformat
 
-from fgvc_lib.sources import digest
 from pipeline import offline
 from pipeline.check import outside_requests
-from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook, write_if_changed
+from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook, digest, write_if_changed
 from pipeline.stage import stage
 from pipeline.sync import place
 
@@ -74,16 +73,10 @@ def _basis(profile: str) -> str:
 
 
 def _accessible(html: Path) -> None:
-    """Mend what docutils and the theme leave in pages that a keyboard or a screen reader stumbles over."""
-    repairs = {
-        '<div role="list" class="citation-list">': '<div class="citation-list">',  # its entries are no list items
-        '<div class="pst-scrollable-table-container">': '<div class="pst-scrollable-table-container" tabindex="0">',
-    }
+    """Mend what docutils leaves in pages that a screen reader stumbles over: entries of its list are no list items."""
     for page in [*html.glob("book/**/*.html"), *html.glob("notebooks/*.html")]:
         text = page.read_text(encoding="utf8")
-        for found, better in repairs.items():
-            text = text.replace(found, better)
-        write_if_changed(page, text)
+        write_if_changed(page, text.replace('<div role="list" class="citation-list">', '<div class="citation-list">'))
 
 
 def _top(page: Path) -> None:

@@ -20,11 +20,11 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from fgvc_lib.sources import digest
 from pipeline.project import ROOT, PipelineError, build_folder, chapters, read_yaml, repository, write_if_changed
 
 FOLDER = "offline"
 STYLE = Path("book/_static/offline.css")
+SCROLLING = Path("book/_static/scrolling.js")
 ELSEWHERE = r'<a\b[^>]*href="(?!https?://|#)[^"]*"[^>]*>(.*?)</a>'  # to another page
 LINK = "This chapter as one offline HTML file"
 
@@ -40,6 +40,7 @@ TEMPLATE = """\
 <style>{{ resources.style }}</style>
 <script>MathJax = {options: {ignoreHtmlClass: "plain", processHtmlClass: "math"}, svg: {fontCache: "local"}};</script>
 <script>{{ resources.mathjax }}</script>
+<script>{{ resources.scrolling }}</script>
 </head>
 <body class="plain">
 <header>From <cite>{{ resources.book }}</cite>, <a href="{{ resources.home }}">{{ resources.home }}</a></header>
@@ -158,7 +159,7 @@ def _stand_alone(article: Tag, folder: Path) -> None:
 
 
 def exporter() -> HTMLExporter:
-    """nbconvert's exporter with a small template of our own."""
+    """nbconvert's exporter with the template above."""
     return HTMLExporter(  # type: ignore[no-untyped-call]
         template_name="basic",
         template_file="offline.html.j2",
@@ -167,7 +168,7 @@ def exporter() -> HTMLExporter:
 
 
 def style(code: str) -> str:
-    """The style sheet, with the book's colours of code (``pygments.css``) for light and for dark."""
+    """The style sheet, with the book's colors of code (``pygments.css``) for light and for dark."""
     rules: dict[str, list[str]] = {"light": [], "dark": []}
     for line in code.splitlines():
         if found := re.fullmatch(r'html\[data-theme="(light|dark)"\] (.+)', line):
@@ -181,37 +182,18 @@ def resources(static: Path) -> dict[str, Any]:
     return {
         "style": style((static / "pygments.css").read_text(encoding="utf8")),
         "mathjax": (static / "mathjax.js").read_text(encoding="utf8").replace("</script", "<\\/script"),
+        "scrolling": (ROOT / SCROLLING).read_text(encoding="utf8"),
         "book": read_yaml(ROOT / "_config.yml")["title"],
         "home": repository().url,
     }
 
 
 def write(profile: str, html: Path) -> None:
-    """Write ``offline/<chapter>.html`` of every chapter into the rendered book ``html``.
-
-    What a file was made from is kept beside the build by its digest, so that after an edit only the pages that it
-    changed are converted again.
-    """
-    kept = build_folder(profile) / FOLDER
+    """Write ``offline/<chapter>.html`` of every chapter into the rendered book ``html``."""
     given = resources(html / "_static")
-    base = digest("\n".join([Path(__file__).read_text(encoding="utf8"), *given.values()]))
-    wanted = set()
     for chapter in chapters():
-        notebook = build_folder(profile) / "stage" / "notebooks" / f"{chapter}.ipynb"
+        notebook = nbformat.read(build_folder(profile) / "stage" / "notebooks" / f"{chapter}.ipynb", as_version=4)
         rendered = (html / "notebooks" / f"{chapter}.html").read_text(encoding="utf8")
-        article = rendered.partition("<article")[2].partition("</article>")[0]
-        pictures = [
-            digest((html / "notebooks" / path).read_bytes().hex())
-            for path in re.findall(r'<img[^>]* src="([^"]+)', article)
-        ]
-        key = digest("\n".join([base, notebook.read_text(encoding="utf8"), article, *pictures]))
-        path = kept / f"{chapter}-{key}.html"
-        if not path.exists():
-            page = joined(nbformat.read(notebook, as_version=4), rendered, html / "notebooks")
-            text, _ = exporter().from_notebook_node(page, resources=dict(given))
-            write_if_changed(path, text)
-        wanted.add(path)
-        (html / FOLDER).mkdir(exist_ok=True)
-        (html / FOLDER / f"{chapter}.html").write_bytes(path.read_bytes())
-    for path in set(kept.glob("*.html")) - wanted:
-        path.unlink()
+        page = joined(notebook, rendered, html / "notebooks")
+        text, _ = exporter().from_notebook_node(page, resources=dict(given))
+        write_if_changed(html / FOLDER / f"{chapter}.html", text)

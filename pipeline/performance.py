@@ -2,7 +2,7 @@
 
 All of it comes from ``data/benchmarks``: ``targets.yaml``, and one record for each benchmark and device. Records are
 laid out as each question asks. What they have in common is read here: a mapping ``seconds`` or ``timing`` from
-candidate to ``median`` and ``fastest``, or a mapping from candidate to these and all its ``seconds``. Neighbours that
+candidate to ``median`` and ``fastest``, or a mapping from candidate to these and all its ``seconds``. Neighbors that
 are about the same candidates (ratios, memory, operations) become further columns; other mappings to numbers alone are
 tables of their own.
 """

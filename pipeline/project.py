@@ -3,18 +3,17 @@
 ====================  ==========================================
 chapters, their order  ``_toc.yml``
 public address         ``repository`` in ``_config.yml``
-profiles               ``profiles/*.yaml``
+profiles               ``profiles/*/``
 lowest torch           ``dependencies`` in ``pyproject.toml``
 ====================  ==========================================
 """
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import re
 import tomllib
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +46,11 @@ class Repository:
         return f"https://colab.research.google.com/github/{owner_and_name}/blob/{self.branch}/{path}"
 
 
-@cache
-def _parsed(text: str) -> Any:
-    """A build asks for the same large files once a chapter."""
-    return yaml.safe_load(text)
-
-
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file; a :class:`PipelineError` that names the file where it is absent or malformed."""
     shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     try:
-        return copy.deepcopy(_parsed(path.read_text(encoding="utf8")))
+        return yaml.safe_load(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         raise PipelineError(f"{shown} does not exist") from None
     except yaml.YAMLError as error:
@@ -87,21 +80,18 @@ def chapters() -> list[str]:
 
 def profiles() -> list[str]:
     """The names of the profiles."""
-    return sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
+    return sorted(path.name for path in (ROOT / "profiles").glob("*/"))
 
 
 def parameters(profile: str, chapter: str) -> dict[str, Any]:
-    """What ``profile`` sets in ``chapter``: the profile's own file, over it that of the chapter where there is one."""
+    """What ``profile`` sets in ``chapter``: ``profiles/<profile>/<chapter>.yaml``."""
     if profile not in profiles():
         raise PipelineError(f"there is no profile {profile!r}: choose from {', '.join(profiles())}")
-    merged: dict[str, Any] = {}
-    own = ROOT / "profiles" / profile / f"{chapter}.yaml"
-    for path in [ROOT / "profiles" / f"{profile}.yaml"] + [own] * own.exists():
-        settings = read_yaml(path)
-        if not isinstance(settings, dict):
-            raise PipelineError(f"{path.relative_to(ROOT)} must hold a mapping of parameters")
-        merged.update(settings)
-    return merged
+    path = ROOT / "profiles" / profile / f"{chapter}.yaml"
+    settings = read_yaml(path) or {}
+    if not isinstance(settings, dict):
+        raise PipelineError(f"{path.relative_to(ROOT)} must hold a mapping of parameters")
+    return settings
 
 
 def lowest_torch() -> str:
@@ -133,6 +123,11 @@ def files(*patterns: str) -> list[str]:
     """The files that match, as paths from the root; no caches."""
     found = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
     return sorted(str(path.relative_to(ROOT)) for path in found if path.suffix != ".pyc")
+
+
+def digest(text: str) -> str:
+    """A short hash of ``text``."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_if_changed(path: Path, content: str | bytes) -> bool:

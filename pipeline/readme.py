@@ -2,97 +2,68 @@
 
     python -m pipeline.readme
 
-writes ``book/_static/results.svg`` and what stands between the two markers in ``README.md``. A test fails when either
-is not what the records give.
+writes ``book/_static/results.svg`` and what stands between the two markers in ``README.md``. A test fails when one of
+them does not show what the records hold.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 from collections import Counter
-from html import escape
 from pathlib import Path
 
+import matplotlib
 import pandas as pd
+from matplotlib.figure import Figure
 
-from fgvc_lib.results import claims, wanted
-from fgvc_lib.results.tables import plus_minus
+from fgvc_study import Study, ledger
+from fgvc_study.tables import plus_minus
 from pipeline.project import ROOT, PipelineError, write_if_changed
 
-COMPARISONS = {
-    "compare/birds": "synthetic birds",
-    "compare/cars_small": "40 classes of car crops",
-    "compare/cars": "car crops",
-}
-"""Groups of ``data/runs.yaml`` in which all methods have one budget."""
+COMPARISONS = {"quick": "synthetic birds, 64 px", "photos": "40 classes of car crops, 64 px"}
+"""Profile → title of its comparison in chapter 8, in which all methods have one budget."""
 FIGURE = Path("book/_static/results.svg")
 BEGIN, END = "<!-- results: made by `make readme` -->", "<!-- end of results -->"
 COLORS = ("#0072B2", "#D55E00", "#009E73")
 
-# of the drawing, in pixels
-WIDTH, LABELS, ROW, TITLE, AXIS = 760, 170, 24, 34, 34
-
 
 def comparisons() -> dict[str, pd.DataFrame]:
     """Title → one row a run, for the comparisons that have records."""
-    found = {}
-    for name, title in COMPARISONS.items():
-        if name in wanted.groups() and (records := wanted.records(name)):
-            runs = wanted.table(name, records)
-            side = int(records[0].dataset["image_size"])
-            found[f"{title}, {side} px, profile {runs['profile'].iloc[0]}"] = runs
-    return found
+    study = Study("08_evidence")
+    found = {title: study.recorded("compare", profile=profile) for profile, title in COMPARISONS.items()}
+    return {title: runs[runs["measured"] & ~runs["diverged"]] for title, runs in found.items() if runs["measured"].any()}
+
+
+def alt(tables: dict[str, pd.DataFrame]) -> str:
+    """The figure in words: the mean of every method in every table."""
+    means = {title: 100 * runs.groupby("variant", sort=False)["test_accuracy"].mean() for title, runs in tables.items()}
+    told = (
+        f"{title}: " + ", ".join(f"{row} {mean:.1f} %" for row, mean in found.items()) for title, found in means.items()
+    )
+    return "Test accuracy of every method, a dot for each seed: " + "; ".join(told)
 
 
 def svg(tables: dict[str, pd.DataFrame]) -> str:
     """One panel for each table: a dot for each run, a bar at the mean of each method."""
-    parts, y = [], 0
-    for (title, runs), color in zip(tables.items(), COLORS, strict=False):
-        panel, height = _panel(title, runs, color)
-        parts.append(f'<g transform="translate(0 {y})">{panel}</g>')
-        y += height
-    alt = "Test accuracy of every method, a dot for each seed: " + "; ".join(
-        f"{title}: " + ", ".join(f"{row} {100 * group['test_accuracy'].mean():.1f} %" for row, group in _rows(runs))
-        for title, runs in tables.items()
-    )
-    style = (
-        "text{font:13px sans-serif;fill:#222}.small{font-size:11px}.title{font-weight:bold}.line{stroke:#ccc}"
-        "@media(prefers-color-scheme:dark){text{fill:#ddd}.line{stroke:#555}}"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" role="img">'
-        f"<title>{escape(alt)}</title><style>{style}</style>{''.join(parts)}</svg>\n"
-    )
-
-
-def _rows(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    return [(str(row), group) for row, group in runs.groupby("row", sort=False)]
-
-
-def _panel(title: str, runs: pd.DataFrame, color: str) -> tuple[str, int]:
-    rows = _rows(runs)
-    values = 100 * runs["test_accuracy"]
-    low, high = 5 * int(values.min() // 5), 5 * int(-(-values.max() // 5))
-    high = max(high, low + 5)
-    bottom = TITLE + ROW * len(rows)
-
-    def x(value: float) -> str:
-        return f"{LABELS + (value - low) / (high - low) * (WIDTH - LABELS - 30):.1f}"
-
-    parts = [f'<text class="title" x="0" y="18">{escape(title)}</text>']
-    for tick in range(low, high + 1, 5 if high - low <= 50 else 10):
-        parts.append(f'<line class="line" x1="{x(tick)}" x2="{x(tick)}" y1="{TITLE - 6}" y2="{bottom}"/>')
-        parts.append(f'<text class="small" x="{x(tick)}" y="{bottom + 15}" text-anchor="middle">{tick} %</text>')
-    for k, (row, group) in enumerate(rows):
-        y = TITLE + ROW * k + ROW // 2
-        mean = x(100 * group["test_accuracy"].mean())
-        parts.append(f'<text x="{LABELS - 12}" y="{y + 4}" text-anchor="end">{escape(row)}</text>')
-        parts.append(f'<line x1="{mean}" x2="{mean}" y1="{y - 8}" y2="{y + 8}" stroke="{color}" stroke-width="3"/>')
-        parts += [
-            f'<circle cx="{x(100 * accuracy)}" cy="{y}" r="4" fill="{color}" fill-opacity="0.5"/>'
-            for accuracy in group["test_accuracy"]
-        ]
-    return "".join(parts), bottom + AXIS
+    heights = [runs["variant"].nunique() + 2 for runs in tables.values()]
+    figure = Figure(figsize=(7.6, 0.25 * sum(heights)), layout="constrained")
+    panels = figure.subplots(len(tables), squeeze=False, height_ratios=heights)[:, 0]
+    for panel, (title, runs), color in zip(panels, tables.items(), COLORS, strict=False):
+        means = runs.groupby("variant", sort=False)["test_accuracy"].mean()
+        panel.plot(100 * runs["test_accuracy"], runs["variant"], "o", color=color, alpha=0.5, markeredgewidth=0)
+        panel.plot(100 * means, means.index, "|", color=color, markersize=14, markeredgewidth=3)
+        panel.set_title(title, loc="left", weight="bold", size="medium")
+        panel.grid(axis="x", color="#cccccc")
+        panel.spines[:].set_visible(False)
+        panel.tick_params(length=0)
+        panel.xaxis.set_major_formatter("{x:g} %")
+        panel.margins(y=0.5 / len(means))
+        panel.invert_yaxis()
+    drawn = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "results", "svg.fonttype": "none"}):  # the same records, the same bytes
+        figure.savefig(drawn, format="svg", metadata={"Title": alt(tables), "Date": None, "Creator": None})
+    return drawn.getvalue()
 
 
 def block(tables: dict[str, pd.DataFrame]) -> str:
@@ -100,19 +71,19 @@ def block(tables: dict[str, pd.DataFrame]) -> str:
     lines = []
     if tables:
         lines += [f"![Test accuracy of every method, a dot for each seed]({FIGURE})", ""]
-        methods = list(dict.fromkeys(row for runs in tables.values() for row, _ in _rows(runs)))
+        methods = list(dict.fromkeys(row for runs in tables.values() for row in runs["variant"]))
         lines += [f"| Test accuracy, % | {' | '.join(tables)} |", "| --- |" + " ---: |" * len(tables)]
         for method in methods:
             cells = []
             for runs in tables.values():
-                found = runs[runs["row"] == method]["test_accuracy"]
+                found = runs[runs["variant"] == method]["test_accuracy"]
                 cells.append(f"{plus_minus(found)} ({len(found)} seed{'s' * (len(found) > 1)})" if len(found) else "")
             lines.append(f"| {method} | {' | '.join(cells)} |")
         lines += ["", "Mean ± standard deviation; small networks trained from scratch, one budget for all.", ""]
     else:
         lines += ["The comparison of all methods has no committed record yet.", ""]
-    verdicts = Counter(claims.judge(claim).verdict for claim in claims.claims())
-    counts = ", ".join(f"{verdicts[name]} {name}" for name in claims.VERDICTS if verdicts[name])
+    verdicts = Counter(ledger.judge(claim).verdict for claim in ledger.claims())
+    counts = ", ".join(f"{verdicts[name]} {name}" for name in ledger.VERDICTS if verdicts[name])
     lines.append(f"Of the papers' {sum(verdicts.values())} claims in `data/claims.yaml`: {counts}.")
     return "\n".join(lines)
 

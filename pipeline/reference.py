@@ -8,18 +8,18 @@ from pathlib import Path
 from pipeline.project import ROOT
 
 PAGES = {
-    "losses": ["losses"],
-    "layers": ["layers"],
-    "methods": ["methods", "backbones"],
-    "data": ["data"],
-    "train": ["config", "train", "export"],
-    "results": ["results"],
-    "measures": ["measures"],
+    "losses": ["fgvc_lib.losses"],
+    "layers": ["fgvc_lib.layers"],
+    "methods": ["fgvc_lib.methods", "fgvc_lib.backbones"],
+    "data": ["fgvc_lib.data"],
+    "train": ["fgvc_lib.config", "fgvc_lib.train", "fgvc_lib.export"],
+    "study": ["fgvc_study"],
+    "metrics": ["fgvc_study.metrics"],
 }
-"""Page under ``book/api`` → what of the library it shows."""
+"""Page under ``book/api`` → the packages and modules that it shows."""
 
-INTERNAL = {"data.bird_drawing", "data.shapes", "data.cache"}
-"""Shown nowhere: what others of the library use and nobody else would."""
+INTERNAL = {"fgvc_lib.data.bird_drawing", "fgvc_lib.data.shapes", "fgvc_lib.data.cache"}
+"""Shown nowhere: what other modules use and nobody else would."""
 
 
 def pages() -> dict[str, str]:
@@ -28,20 +28,20 @@ def pages() -> dict[str, str]:
 
 
 def modules(name: str) -> list[str]:
-    """The modules of a package or module of the library, without the library's own name."""
-    folder = ROOT / "fgvc_lib" / name
-    found = [f"{name}.{path.stem}" for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
+    """The modules of a package, or the module of that name itself."""
+    stems = (path.stem for path in sorted(ROOT.joinpath(*name.split(".")).glob("*.py")))
+    found = [f"{name}.{stem}" for stem in stems if not stem.startswith("_")]
     return [module for module in found or [name] if module not in INTERNAL]
 
 
 def _package(name: str) -> str:
     lines = []
-    if (ROOT / "fgvc_lib" / name).is_dir():  # an anchor for links to the package
-        lines += ["```{eval-rst}", f".. module:: fgvc_lib.{name}", "```", ""]
+    if ROOT.joinpath(*name.split(".")).is_dir():  # an anchor for links to the package
+        lines += ["```{eval-rst}", f".. module:: {name}", "```", ""]
     for module in modules(name):
-        path = ROOT.joinpath("fgvc_lib", *module.split(".")).with_suffix(".py")
-        lines += [f"## `{module}`", "", "```{eval-rst}", f".. automodule:: fgvc_lib.{module}", "   :members:"]
-        if fields := _fields(path):
+        shown = module.removeprefix("fgvc_lib.")
+        lines += [f"## `{shown}`", "", "```{eval-rst}", f".. automodule:: {module}", "   :members:"]
+        if fields := _fields(ROOT.joinpath(*module.split(".")).with_suffix(".py")):
             lines.append(f"   :exclude-members: {', '.join(fields)}")
         lines += ["```", ""]
     return "\n".join(lines)

@@ -57,7 +57,7 @@ def merge(clean: NotebookNode, executed: NotebookNode) -> NotebookNode:
 def _number(cell: NotebookNode) -> None:
     """Make a numbered, captioned figure with a text alternative out of a cell's picture."""
     for output in filter(is_image, cell.outputs):
-        text = figure_text(cell, output)
+        text = figure_text(output)
         cell.metadata["mystnb"] = {
             "figure": {"name": text["name"], "caption": text["caption"]},
             "image": {"alt": text["alt"]},

@@ -12,16 +12,12 @@ import nbformat
 from pipeline.project import chapters, executed_path
 
 
-def machine(device: str) -> dict[str, Any]:
-    """Versions and device of a run, in the words of the records.
+def machine() -> dict[str, Any]:
+    """Versions and device of a run, in the words of the records."""
+    from fgvc_study import provenance  # slow to import
+    from fgvc_study.training import best_device
 
-    Args:
-        device: the chapter's parameter; anything that names none, as ``auto`` does, is the best there is.
-    """
-    from fgvc_lib.results import best_device, provenance  # slow to import
-
-    found = provenance.device_info(device if device in ("cpu", "cuda") else best_device())
-    return {"device": found, "versions": provenance.versions()}
+    return {"device": provenance.device_info(best_device()), "versions": provenance.versions()}
 
 
 def page(profile: str) -> str:

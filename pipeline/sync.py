@@ -113,22 +113,26 @@ def drifted() -> dict[str, str]:
     return stale
 
 
+def write() -> None:
+    """Write the notebooks that are out of date."""
+    for path, text in drifted().items():
+        write_if_changed(ROOT / path, text)
+        print(f"wrote {path}")
+
+
 def main() -> None:
     """Write the notebooks that are out of date, or with ``--check`` fail where there is one."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.sync", description=main.__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where something would change")
-    check = parser.parse_args().check
     try:
-        stale = drifted()
+        if not parser.parse_args().check:
+            write()
+        elif stale := drifted():
+            raise PipelineError(
+                f"out of date with the .py beside it: {', '.join(stale)}; run `make sync` and commit the result"
+            )
     except PipelineError as error:
         sys.exit(f"error: {error}")
-    if check and stale:
-        sys.exit(
-            f"error: out of date with the .py beside it: {', '.join(stale)}; run `make sync` and commit the result"
-        )
-    for path, text in stale.items():
-        write_if_changed(ROOT / path, text)
-        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

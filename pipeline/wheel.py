@@ -10,8 +10,8 @@ from pathlib import Path
 
 from setuptools.command.build_py import build_py
 
-RECORDS = ("*.yaml", "results/**/*.json", "results/**/*.npz", "benchmarks/*.json")
-"""What of ``data/`` goes to ``fgvc_lib/recorded/``, where ``fgvc_lib.results.folders`` looks for it."""
+RECORDS = ("*.yaml", "results/*/*.json", "results/*/*.npz", "experiments/*/*.json", "benchmarks/*.json")
+"""What of ``data/`` goes to ``fgvc_study/recorded/``, where ``fgvc_study.folders`` looks for it."""
 
 
 class BuildWithRecords(build_py):  # type: ignore[misc]
@@ -22,7 +22,7 @@ class BuildWithRecords(build_py):  # type: ignore[misc]
         super().run()
         if self.editable_mode:
             return
-        source, target = Path("data"), Path(self.build_lib) / "fgvc_lib" / "recorded"
+        source, target = Path("data"), Path(self.build_lib) / "fgvc_study" / "recorded"
         shutil.rmtree(target, ignore_errors=True)  # records that an earlier build left there
         for path in sorted(path for pattern in RECORDS for path in source.glob(pattern)):
             copy = target / path.relative_to(source)

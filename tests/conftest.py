@@ -97,7 +97,7 @@ class Forked:
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["fgvc_lib.results", "torch.nn.parallel"])
+FORKS.set_forkserver_preload(["fgvc_study", "torch.nn.parallel"])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

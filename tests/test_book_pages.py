@@ -208,9 +208,10 @@ def test_every_entry_of_the_bibliography_has_author_title_year_and_a_doi_or_an_i
 
 def test_every_module_is_on_a_page_of_the_reference_or_internal():
     shown = [module for names in reference.PAGES.values() for name in names for module in reference.modules(name)]
-    files = [path for path in (ROOT / "fgvc_lib").glob("*/*.py") if path.stem != "__init__"]
-    there = {f"{path.parent.name}.{path.stem}" for path in files}
-    assert sorted([*shown, *reference.INTERNAL]) == sorted(there | {"backbones", "config", "export"})
+    files = [*ROOT.glob("fgvc_lib/*/*.py"), *ROOT.glob("fgvc_study/**/*.py")]
+    there = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if not path.stem.startswith("_")}
+    there |= {f"fgvc_lib.{name}" for name in ("backbones", "config", "export")}
+    assert sorted([*shown, *reference.INTERNAL]) == sorted(there)
 
 
 def test_every_page_of_the_reference_takes_in_its_list():

@@ -41,7 +41,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     Image.new("RGB", (20, 30), (200, 0, 0)).save(folder / "red.png")
     (folder / "deeper").mkdir()
-    Image.new("L", (16, 16), 100).save(folder / "deeper" / "grey.jpg")
+    Image.new("L", (16, 16), 100).save(folder / "deeper" / "gray.jpg")
     (folder / "notes.txt").write_text("not an image")
     return folder
 
@@ -95,7 +95,7 @@ def test_predict_names_classes_with_probabilities(fgvc: Run, trained: Path, pict
     status, out, _ = fgvc("predict", trained, pictures, "--format", "json", "--device", "cpu")
     rows = [json.loads(line) for line in out.splitlines()]
     assert status == 0
-    assert [Path(row["file"]).name for row in rows] == ["grey.jpg", "red.png"]
+    assert [Path(row["file"]).name for row in rows] == ["gray.jpg", "red.png"]
     for row in rows:
         assert {c["class"] for c in row["classes"]} == {"ant", "bee", "cat"}
         assert sum(c["probability"] for c in row["classes"]) == pytest.approx(1, abs=1e-4)
@@ -129,8 +129,8 @@ def test_predict_draws_where_it_looked(fgvc: Run, trained: Path, pictures: Path,
     status, out, _ = fgvc("predict", trained, pictures, "--overlay", tmp_path / "maps", "--format", "json")
     assert status == 0
     drawn = sorted(p.name for p in (tmp_path / "maps").iterdir())
-    assert drawn == ["0000-grey.png", "0001-red.png"]
-    assert json.loads(out.splitlines()[0])["overlay"].endswith("0000-grey.png")
+    assert drawn == ["0000-gray.png", "0001-red.png"]
+    assert json.loads(out.splitlines()[0])["overlay"].endswith("0000-gray.png")
     with Image.open(tmp_path / "maps" / drawn[1]) as picture:
         assert picture.size == (16, 16)
 
@@ -219,7 +219,7 @@ def test_runs_lists_measures_or_shares_what_is_missing(fgvc: Run, monkeypatch: p
     from types import SimpleNamespace
 
     from fgvc_lib.config import Config
-    from fgvc_lib.results import queue, wanted
+    from fgvc_study import queue, wanted
 
     asked: list[Any] = []
     group = SimpleNamespace(name="ch/table", priority=2)

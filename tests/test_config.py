@@ -22,7 +22,7 @@ from fgvc_lib.config import Config, parse_yaml
         max_steps=st.none() | st.integers(1, 100),
         lr=st.floats(0, 1),
         milestones=st.lists(st.floats(0, 1)).map(tuple),
-        clip=st.none() | st.floats(0.1, 10),
+        grad_clip_norm=st.none() | st.floats(0.1, 10),
         schedule=st.sampled_from(["cosine", "step", "constant"]),
     )
 )
@@ -35,9 +35,9 @@ def test_yaml_gives_what_it_says(tmp_path: Path) -> None:
     path.write_text("method: center\nmethod_args: {weight: 1e-3}\nepochs: 3\nlr: 1e-2\nmilestones: [1, 0.5]\nclip: 2\n")
     config = Config.from_yaml(path)
     assert config == Config(
-        method="center", method_args={"weight": 0.001}, epochs=3, lr=0.01, milestones=(1.0, 0.5), clip=2.0
+        method="center", method_args={"weight": 0.001}, epochs=3, lr=0.01, milestones=(1.0, 0.5), grad_clip_norm=2.0
     )
-    assert isinstance(config.clip, float)
+    assert isinstance(config.grad_clip_norm, float)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_numbers_without_a_dot_are_numbers(text: str, value: Any) -> None:
         ({"epochs": True}, "epochs must be int, got True"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"max_steps": 0}, "max_steps must be at least 1, got 0"),
-        ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
+        ({"ema_decay": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
         ({"warmup": -0.1}, r"warmup must be in \[0, 1\), got -0.1"),
-        ({"clip": 0}, "clip must be positive, or None for no clipping, got 0.0"),
+        ({"grad_clip_norm": 0}, "clip must be positive, or None for no clipping, got 0.0"),
         ({"schedule": "linear"}, "schedule must be one of 'cosine', 'step', 'constant', got 'linear'"),
         ({"milestones": 0.5}, "milestones must be a list, got 0.5"),
         ({"method_args": [1]}, r"method_args must be a mapping, got \[1\]"),
-        ({"clip": "none"}, "clip must be float, got 'none'"),
-        ({"batch_size": 10, "accumulate": 3}, "batch_size 10 does not split into 3 micro-batches"),
+        ({"grad_clip_norm": "none"}, "clip must be float, got 'none'"),
+        ({"batch_size": 10, "grad_accum_steps": 3}, "batch_size 10 does not split into 3 micro-batches"),
     ],
 )
 def test_a_wrong_setting_is_named(settings: dict[str, Any], message: str) -> None:

@@ -16,7 +16,7 @@ from fgvc_lib.backbones import vgg
 from fgvc_lib.export import ExportError, export
 from fgvc_lib.methods import METHODS
 from fgvc_lib.methods.base import Method, Output
-from fgvc_lib.train.trained import Info
+from fgvc_lib.train.model import Info
 
 CLASSES = ("ant", "bee", "cät", "dog")
 SIZE = 32
@@ -40,10 +40,10 @@ def make(name: str) -> Method:
 
 
 def eager(method: Method, images: Tensor) -> Tensor:
-    """Normalised by hand, channel by channel."""
-    normalised = torch.stack([(images[:, c] - INFO.mean[c]) / INFO.std[c] for c in range(3)], 1)
+    """Normalized by hand, channel by channel."""
+    normalized = torch.stack([(images[:, c] - INFO.mean[c]) / INFO.std[c] for c in range(3)], 1)
     with torch.no_grad():
-        return method(normalised).logits
+        return method(normalized).logits
 
 
 def run_onnx(path: Path, images: Tensor) -> Tensor:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 
 from pipeline import project, sync
-from pipeline.execute import defaults, validate
+from pipeline.execute import given
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
@@ -61,23 +60,13 @@ def test_committed_notebooks_are_clean(chapter):
     assert not {"papermill", "widgets", "fgvc"} & set(notebook.metadata)
 
 
-def test_every_profile_sets_the_same_parameters():
-    keys = {name: set(yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text())) for name in project.profiles()}
-    assert set(keys) == {"smoke", "quick", "cpu", "gpu", "paper"}
-    assert len(set(map(frozenset, keys.values()))) == 1, keys
+def test_every_profile_has_a_file_for_every_chapter_and_no_other():
+    assert set(project.profiles()) == {"smoke", "quick", "photos", "paper"}
+    for profile in project.profiles():
+        assert sorted(path.stem for path in (ROOT / "profiles" / profile).iterdir()) == CHAPTERS, profile
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 @pytest.mark.parametrize("profile", project.profiles())
 def test_every_profile_fits_every_chapter(profile, chapter):
-    given = project.parameters(profile, chapter)
-    known = defaults(project.clean_notebook(chapter), chapter)
-    validate(chapter, profile, given, known)
-    assert given["profile"] == profile
-    if profile == "quick":  # what a reader sees in the cell, and gets without papermill
-        assert {name: known[name] for name in given} == given
-
-
-def test_files_of_a_profile_belong_to_a_chapter():
-    own = {path.stem for path in (ROOT / "profiles").glob("*/*.yaml")}
-    assert own <= set(CHAPTERS)
+    assert "device" not in given(profile, chapter, project.clean_notebook(chapter))  # it is found

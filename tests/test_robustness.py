@@ -116,7 +116,7 @@ def test_which_plain_data_stands_for_which_type(value: Any, hint: Any, good: boo
 
 
 def test_every_wanted_run_and_every_default_has_arguments_of_the_right_types() -> None:
-    from fgvc_lib.results import wanted
+    from fgvc_study import wanted
 
     for group in wanted.groups().values():
         for profile in group.profiles:
@@ -178,7 +178,7 @@ def test_a_disk_that_fills_while_a_file_is_written_leaves_nothing_of_it(tmp_path
         import resource, signal
         import numpy as np
         from fgvc_lib.data.cache import cached
-        from fgvc_lib.results.files import replacing
+        from fgvc_study.files import replacing
         from fgvc_lib.train.checkpoint import write_atomically
         from pathlib import Path
 
@@ -249,7 +249,7 @@ def test_pretrained_weights_without_a_network(fgvc: Call, tmp_path: Path, monkey
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
     monkeypatch.setattr(torch.hub, "urlopen", unreachable)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("fgvc_lib.train.loop.load", lambda *a, **k: load("digits"))
+    monkeypatch.setattr("fgvc_lib.train.trainer.load", lambda *a, **k: load("digits"))
     options = ["-s", "backbone_args={depth: 18, pretrained: true, in_channels: 3}"]
     status, _, err = fgvc("train", "--quiet", "--device", "cpu", *options)
     assert (status, err) == (
@@ -264,7 +264,7 @@ def test_a_second_build_does_not_disturb_the_first(tmp_path: Path, monkeypatch: 
 
     (tmp_path / "build").mkdir()
     monkeypatch.setattr(build, "ROOT", tmp_path)
-    monkeypatch.setattr(build, "prepare", lambda profile: pytest.fail("went on beside the other build"))
+    monkeypatch.setattr(build.sync, "write", lambda: pytest.fail("went on beside the other build"))
     monkeypatch.setattr("sys.argv", ["build", "--profile", "smoke", "--cores", "1"])
     with FileLock(tmp_path / "build" / ".lock"), pytest.raises(SystemExit) as stop:
         build.main()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 from urllib.error import URLError
 
-from fgvc_lib.data.cub import cub
+from fgvc_lib.config import check_arguments
+from fgvc_lib.data.cub200 import cub
 from fgvc_lib.data.dataset import ImageData, Split
-from fgvc_lib.data.digits import digits
-from fgvc_lib.data.files import Options
-from fgvc_lib.data.folder import cars196_crops, folder
+from fgvc_lib.data.handwritten import digits, mnist
+from fgvc_lib.data.image_folder import cars196_crops, folder
 from fgvc_lib.data.loader import Loader
-from fgvc_lib.data.real import aircraft, cars, flowers, mnist, pets
+from fgvc_lib.data.real import aircraft, cars, flowers, pets
 from fgvc_lib.data.synthetic import birds, birds_oracle, oracle_crop
 
 DATASETS: dict[str, Callable[..., ImageData]] = {
@@ -46,17 +45,7 @@ def load(name: str, **args: Any) -> ImageData:
     """
     if name not in DATASETS:
         raise ValueError(f"no data set {name!r}: choose from {', '.join(DATASETS)}")
-    parameters = inspect.signature(DATASETS[name]).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        known += Options.__annotations__
-    unknown = [arg for arg in args if arg not in known]
-    if unknown:
-        raise ValueError(f"data set {name!r} has no argument {', '.join(unknown)}: choose from {', '.join(known)}")
-    required = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    missing = [arg for arg in required if arg not in args]
-    if missing:
-        raise ValueError(f"data set {name!r} needs the argument {', '.join(missing)}")
+    check_arguments(DATASETS[name], args, f"data set {name!r}")
     try:
         return DATASETS[name](**args)
     except (RuntimeError, URLError) as error:  # what torchvision's downloads raise

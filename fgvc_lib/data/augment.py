@@ -31,7 +31,7 @@ def random_crop(images: Tensor, uniform: Tensor, size: int, *, padding: float = 
         images: ``(B, C, H, W)``.
         uniform: ``(B, 2)``, row and column of the window.
         size: side of the window.
-        padding: extension on each side as a share of ``size``, for images of just this size.
+        padding: extension on each side as a fraction of ``size``, for images of just this size.
     """
     b, _, h, w = images.shape
     pad = round(padding * size) if h == w == size else 0
@@ -58,11 +58,11 @@ def random_resized_crop(
         images: ``(B, C, H, W)`` floats.
         uniform: ``(B, 3)``: area, row and column of the window.
         size: side of the result.
-        scale: smallest and largest area of the window, as shares of the image's.
+        scale: smallest and largest area of the window, as fractions of the image's.
     """
     low, high = scale
     side = (low + (high - low) * uniform[:, 0]).sqrt()  # (B,), of the image's side
-    shift = (1 - side)[:, None] * (2 * uniform[:, 1:] - 1)  # (B, 2), centre y x in [-1, 1]
+    shift = (1 - side)[:, None] * (2 * uniform[:, 1:] - 1)  # (B, 2), center y x in [-1, 1]
     theta = images.new_zeros(len(images), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, 0, 2], theta[:, 1, 2] = shift[:, 1], shift[:, 0]

@@ -59,7 +59,7 @@ PLAIN: dict[str, float | tuple[float, float, float]] = {
     "tail_color": WHITE,
     "fork": 0.0,
 }
-"""The look of a bird without a mark: sizes in bird units, colours as red, green, blue."""
+"""The look of a bird without a mark: sizes in bird units, colors as red, green, blue."""
 
 
 class Drawing(NamedTuple):
@@ -73,13 +73,13 @@ DRAWS = 128
 """Uniform numbers reserved per image."""
 
 
-def draw_birds(uniform: Array, looks: dict[str, Array], deciding: Array, *, size: int) -> Drawing:
+def draw_birds(uniform: Array, looks: dict[str, Array], discriminative: Array, *, size: int) -> Drawing:
     """Draw one bird per row.
 
     Args:
         uniform: ``(B, DRAWS)`` float32 in [0, 1): everything that varies between the images of a class.
         looks: the parameters of :data:`PLAIN`, each ``(B,)`` or ``(B, 3)``.
-        deciding: ``(B,)``, the part that nothing may hide.
+        discriminative: ``(B,)``, the part that nothing may hide.
         size: side of the images in pixels.
     """
     b = len(uniform)
@@ -181,13 +181,13 @@ def draw_birds(uniform: Array, looks: dict[str, Array], deciding: Array, *, size
 
     regions = [crown_region, eye_region, beak, breast_region, wing_region, tail_region]
     masks = np.stack([r > F(0.5) for r in regions], 1)  # (B, P, S, S)
-    hidden = _occlude(draws, canvas, x0, y0, masks, deciding, size)
+    hidden = _occlude(draws, canvas, x0, y0, masks, discriminative, size)
     # the head covers the roots of crest and beak
     masks[:, 0] = np.maximum(cap_region, crest * (1 - outline)) > F(0.5)
     masks[:, 2] &= outline <= F(0.5)
     masks &= ~hidden[:, None]
 
-    # ---- colour cast, then 8 bits
+    # ---- color cast, then 8 bits
     cast = F(1) + F(0.24) * (np.concatenate([draws() for _ in range(3)], 2)[:, 0] - F(0.5))  # (B, 3)
     image = canvas.rows.reshape(b, size * size, 3) * cast[:, None]
     levels = np.floor(np.clip(image, F(0), F(1)) * F(255) + F(0.5)).astype(np.uint8)
@@ -196,7 +196,7 @@ def draw_birds(uniform: Array, looks: dict[str, Array], deciding: Array, *, size
 
 
 def _background(draws: Draws, x: Array, y: Array, size: int) -> Canvas:
-    """Blurred foliage: two colours mixed by coarse and fine noise, a gradient, and berries in the colours of marks."""
+    """Blurred foliage: two colors mixed by coarse and fine noise, a gradient, and berries in the colors of marks."""
     palette = np.array(
         [
             [(0.55, 0.70, 0.80), (0.70, 0.78, 0.72)],
@@ -218,16 +218,16 @@ def _background(draws: Draws, x: Array, y: Array, size: int) -> Canvas:
     return canvas
 
 
-def _occlude(draws: Draws, canvas: Canvas, x: Array, y: Array, masks: Array, deciding: Array, size: int) -> Array:
-    """Paint two leaves anywhere but on the deciding part; the pixels they hide, ``(B, S, S)``."""
-    keep = masks[np.arange(len(masks)), deciding]
+def _occlude(draws: Draws, canvas: Canvas, x: Array, y: Array, masks: Array, discriminative: Array, size: int) -> Array:
+    """Paint two leaves anywhere but on the discriminative part; the pixels they hide, ``(B, S, S)``."""
+    keep = masks[np.arange(len(masks)), discriminative]
     hidden = np.zeros(keep.shape, bool)
     canvas.pixels = np.full((len(masks), 1, 1), size / 2, F)
     for _ in range(2):
         cx, cy = draws(-0.8, 0.8), draws(-0.8, 0.8)
         lx, ly = turn(x - cx, y - cy, draws(-1, 1))
         cover = canvas.cover(leaf(lx, ly, draws(0.22, 0.36), draws(0.08, 0.14)))
-        # a leaf that would touch the deciding part is not there
+        # a leaf that would touch the discriminative part is not there
         cover *= ~(keep & (cover > 0)).any((1, 2), keepdims=True)
         green = np.array([(0.30, 0.50, 0.18), (0.45, 0.55, 0.20), (0.55, 0.42, 0.16)], F)
         canvas.paint(cover, draws.choose(green), 1 - F(0.25) * (np.abs(ly) < F(0.012)))

@@ -1,14 +1,12 @@
-"""A folder of arrays that are made once and memory-mapped ever after.
+"""Folders that are made once: whole or not there, whoever is killed while making them.
 
-One entry is one folder, named by its content's fingerprint. It is built beside its place and renamed into it when
-it is whole, under a lock: two processes that want the same entry build it once, and a killed one leaves nothing
-that could be taken for an entry.
+A folder is filled beside its place and renamed into it when it is whole, under a lock, so that two processes that want
+the same one build it once.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,27 +24,37 @@ def cache_folder() -> Path:
 
 
 def cached(name: str, build: Callable[[Path], None]) -> Path:
-    """The folder of entry ``name``, built by ``build(folder)`` if it is not there yet.
+    """The folder of cache entry ``name``, built by ``build(folder)`` if it is not there yet.
 
     Args:
         name: of the entry; it must change with everything that changes the content.
         build: fills an empty folder. What it raises is passed on, and nothing is kept.
     """
-    root = cache_folder()
-    folder = root / name
+    return build_once(cache_folder() / name, build)
+
+
+def build_once(folder: Path, build: Callable[[Path], None], *, inside: str = "") -> Path:
+    """``folder``, built if it is not there yet.
+
+    Args:
+        folder: where it shall be.
+        build: fills an empty folder beside it.
+        inside: which folder of that one becomes ``folder``; by default all of it.
+    """
     if folder.is_dir():
         return folder
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f"{name}.lock"):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
         if not folder.is_dir():  # another process may have built it while this one waited
-            unfinished = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
-            try:
-                build(unfinished)
-                unfinished.chmod(0o755)
-                unfinished.rename(folder)
-            except BaseException:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                raise
+            with tempfile.TemporaryDirectory(
+                prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
+            ) as unfinished:
+                build(Path(unfinished))
+                made = Path(unfinished) / inside
+                if not made.is_dir():
+                    raise ValueError(f"what was made for {folder} holds no folder {inside}")
+                made.chmod(0o755)
+                made.rename(folder)
     return folder
 
 

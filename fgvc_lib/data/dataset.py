@@ -1,7 +1,7 @@
 """What every data set becomes: three splits of decoded images, with a fingerprint.
 
 Fine-grained sets are small, so images are decoded once (into memory or a memory-mapped cache) and
-normalised, cropped and flipped in batches on the training device.
+normalized, cropped and flipped in batches on the training device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Split:
         parts: what is known about parts, by name, each with N rows; empty where nothing is known. Names in use:
             ``masks`` bool ``(N, P, H, W)``, ``boxes`` float32 ``(N, P, 4)`` as x1 y1 x2 y2 in pixels,
             ``points`` float32 ``(N, P, 2)`` as x y in pixels (NaN where not visible),
-            ``deciding`` int64 ``(N,)``, the part that decides the image's class,
+            ``discriminative`` int64 ``(N,)``, the part that decides the image's class,
             ``object_boxes`` float32 ``(N, 4)``, the whole object.
     """
 
@@ -57,7 +57,7 @@ class ImageData:
         fingerprint: hash of the pixels' source and of every setting that changes them, hex.
         classes: class names; ``labels`` index them.
         train, val, test: the splits; ``val`` is held out of the official training images.
-        mean, std: per channel, of images scaled to [0, 1]; what normalisation subtracts and divides by.
+        mean, std: per channel, of images scaled to [0, 1]; what normalization subtracts and divides by.
         augment: names of the training augmentations, applied in order.
         part_names: names of the parts in ``Split.parts``.
         skipped: files that could not be read and were left out, where that was asked for.

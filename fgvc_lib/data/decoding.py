@@ -30,7 +30,7 @@ def decode_all(
     resize: int | None = None,
     classes: int | None = None,
     per_class: int | None = None,
-    val_share: float = 0.1,
+    val_fraction: float = 0.1,
     seed: int = 0,
     skip_bad: bool = False,
     augment: Sequence[str] = ("crop", "flip"),
@@ -41,8 +41,8 @@ def decode_all(
         files: the set's listing.
         image_size: side of the square images that a method sees.
         resize: side to which the files are resized, both axes on their own; None for ``image_size``. If larger,
-            training crops at random from it and evaluation takes the centre, the usual 512 → 448 protocol.
-        classes, per_class, val_share, seed: see :func:`fgvc_lib.data.files.select`.
+            training crops at random from it and evaluation takes the center, the usual 512 → 448 protocol.
+        classes, per_class, val_fraction, seed: see :func:`fgvc_lib.data.files.select`.
         skip_bad: leave files that cannot be read out and name them in ``ImageData.skipped``, instead of an error.
         augment: names of :data:`fgvc_lib.data.augment.AUGMENTATIONS`.
 
@@ -56,7 +56,7 @@ def decode_all(
     unknown = [name for name in augment if name not in AUGMENTATIONS]
     if unknown:
         raise ValueError(f"no augmentation {', '.join(unknown)}: choose from {', '.join(AUGMENTATIONS)}")
-    chosen = select(files, classes=classes, per_class=per_class, val_share=val_share, seed=seed)
+    chosen = select(files, classes=classes, per_class=per_class, val_fraction=val_fraction, seed=seed)
     items = {"train": chosen.train, "val": chosen.val, "test": chosen.test}
     fingerprint = _fingerprint(chosen, {"image_size": image_size, "resize": resize, "skip_bad": skip_bad})
 
@@ -93,14 +93,12 @@ def decode_all(
         augment=tuple(augment),
         part_names=files.part_names,
         skipped=tuple(left_out),
-        train=splits["train"],
-        val=splits["val"],
-        test=splits["test"],
+        **splits,
     )
 
 
 def load_square(item: Item, *, resize: int, side: int, upright: bool) -> tuple[Image.Image, tuple[int, int]]:
-    """The image resized to a square of ``resize``, cut to its centre of ``side``; and the file's width and height."""
+    """The image resized to a square of ``resize``, cut to its center of ``side``; and the file's width and height."""
     image = read_image(item.path, upright=upright)
     offset = (resize - side) // 2
     return square(image, resize).crop((offset, offset, offset + side, offset + side)), image.size
@@ -178,7 +176,7 @@ def _each(function: Callable[[int], None], count: int) -> None:
 
 
 def _parts(items: Sequence[Item], sizes: np.ndarray, *, resize: int, offset: int) -> dict[str, np.ndarray]:
-    """Boxes and points moved with the resize and the centre crop, float32, in pixels of the stored image."""
+    """Boxes and points moved with the resize and the center crop, float32, in pixels of the stored image."""
     parts: dict[str, np.ndarray] = {}
     scale = resize / np.maximum(sizes, 1)  # (N, 2), x y
     if items and all(item.box is not None for item in items):

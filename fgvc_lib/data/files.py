@@ -1,7 +1,6 @@
 """What a set of image files is before anything is decoded: which file is which class, and trains or tests.
 
-:func:`select` holds out the validation images. The cached path (:func:`fgvc_lib.data.decoding.decode_all`) and the
-streaming path (:func:`fgvc_lib.data.streaming.stream`) use the same listing and the same selection.
+:func:`select` holds out the validation images, and :func:`fgvc_lib.data.decoding.decode_all` decodes them all.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Options(TypedDict, total=False):
     resize: int | None
     classes: int | None
     per_class: int | None
-    val_share: float
+    val_fraction: float
     seed: int
     skip_bad: bool
     augment: Sequence[str]
@@ -81,7 +80,7 @@ def data_root(root: str | Path = "") -> Path:
 
 
 def select(
-    files: Files, *, classes: int | None = None, per_class: int | None = None, val_share: float = 0.1, seed: int = 0
+    files: Files, *, classes: int | None = None, per_class: int | None = None, val_fraction: float = 0.1, seed: int = 0
 ) -> Files:
     """Hold validation images out of the training images, and cut the set down for small runs.
 
@@ -89,7 +88,7 @@ def select(
         files: the whole set.
         classes: keep the first so many classes; None for all.
         per_class: training images to keep per class, after validation is held out; None for all.
-        val_share: share of each class's training images to hold out, see :func:`fgvc_lib.data.splits.hold_out`.
+        val_fraction: of each class's training images to hold out, see :func:`fgvc_lib.data.splits.hold_out`.
         seed: of both choices.
     """
     count = len(files.classes)
@@ -98,7 +97,7 @@ def select(
     count = count if classes is None else classes
     train = [item for item in files.train if item.label < count]
     keys, labels = [item.key for item in train], torch.tensor([item.label for item in train], dtype=torch.long)
-    kept, held = hold_out(keys, labels, share=val_share, seed=seed)
+    kept, held = hold_out(keys, labels, fraction=val_fraction, seed=seed)
     val = [train[i] for i in held.tolist()]
     train = [train[i] for i in kept.tolist()]
     if per_class is not None:

@@ -18,7 +18,7 @@ class BadImage(ValueError):
 def read_image(path: Path, *, upright: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a file to RGB.
 
-    Grey, palette, CMYK and YCbCr images are converted; 16-bit grey is scaled to 8 bits; transparent pixels are laid
+    Gray, palette, CMYK and YCbCr images are converted; 16-bit gray is scaled to 8 bits; transparent pixels are laid
     over white; of an animation the first frame is taken.
 
     Args:
@@ -49,10 +49,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image.copy()
     if image.mode == "F":
         raise BadImage("floating-point images have no known range: convert the file to 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it to white
+    if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip it to white
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
-            raise BadImage(f"grey levels from {levels.min()} to {levels.max()} are not 16-bit")
+            raise BadImage(f"gray levels from {levels.min()} to {levels.max()} are not 16-bit")
         return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if "A" in image.mode or "transparency" in image.info:
         rgba = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""Batches from decoded images: gathered on the CPU, augmented and normalised on the training device.
+"""Batches from decoded images: gathered on the CPU, augmented and normalized on the training device.
 
 What a batch holds is a pure function of ``(seed, epoch, step, rank)``, so a run resumes in the middle of an epoch
 without replaying it, and the ranks of a distributed run together see the batches of a single process.
@@ -22,7 +22,7 @@ class Loader:
     """Iterate over one split.
 
     In training the split is shuffled anew in every epoch and the images that fill no whole batch are left out of that
-    epoch. In evaluation the images come in order, unpadded: rank r reads the r-th contiguous share, so every sample
+    epoch. In evaluation the images come in order, unpadded: rank r reads the r-th contiguous part, so every sample
     counts exactly once over all ranks.
 
     Args:
@@ -96,18 +96,16 @@ class Loader:
         """Steps per epoch, on this rank."""
         if self.train:
             return len(self.split) // self.batch_size
-        return -(-len(self._share()) // self._rows())
+        return -(-len(self._own_positions()) // self._rows())
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield the batches of one epoch, from step ``start`` on.
 
         Yields:
-            images ``(b, C, S, S)`` float32, normalised, and labels ``(b,)`` int64, both on the device; the images'
+            images ``(b, C, S, S)`` float32, normalized, and labels ``(b,)`` int64, both on the device; the images'
             positions in the split ``(b,)`` int64, on the CPU.
         """
-        batches = (
-            self._train_batches(epoch) if self.train else list(torch.split(self._share(), self._rows()))[: len(self)]
-        )
+        batches = self._batches(epoch)
         steps = range(start, len(batches))
         if self.device.type != "cuda":
             for step in steps:
@@ -127,12 +125,15 @@ class Loader:
         """Images of a whole batch on this rank."""
         return max(1, self.batch_size // self.world_size)
 
-    def _share(self) -> Tensor:
+    def _own_positions(self) -> Tensor:
         """Positions that this rank evaluates."""
         n = len(self.split)
         return torch.arange(n * self.rank // self.world_size, n * (self.rank + 1) // self.world_size)
 
-    def _train_batches(self, epoch: int) -> list[Tensor]:
+    def _batches(self, epoch: int) -> list[Tensor]:
+        """Positions of each batch on this rank."""
+        if not self.train:
+            return list(torch.split(self._own_positions(), self._rows()))[: len(self)]  # of nothing, split gives one
         generator = _generator(self.seed, epoch)
         n = len(self) * self.batch_size
         if self.sampler is None:
@@ -191,6 +192,6 @@ def balanced_order(labels: Tensor, p: int, k: int, *, count: int, generator: tor
 
 
 def _generator(*key: int) -> torch.Generator:
-    """A CPU generator seeded by all of ``key``; SeedSequence keeps neighbouring keys independent."""
+    """A CPU generator seeded by all of ``key``; SeedSequence keeps neighboring keys independent."""
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)

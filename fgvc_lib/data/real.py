@@ -1,4 +1,4 @@
-"""Real sets that torchvision knows: Stanford Cars, FGVC-Aircraft, Flowers-102, Oxford-IIIT Pet, MNIST.
+"""Real sets that torchvision knows: Stanford Cars, FGVC-Aircraft, Flowers-102, Oxford-IIIT Pet.
 
 torchvision finds and downloads the files and knows their labels; decoding, held-out validation and the cache are the
 same as for every other set. All official training images (training and validation where the authors split them) are
@@ -7,18 +7,17 @@ one pool, from which validation is held out per class.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
 from torchvision import datasets
 
-from fgvc_lib.data.dataset import ImageData, Split
+from fgvc_lib.data.cache import build_once
+from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.decoding import decode_all
-from fgvc_lib.data.download import install_with
 from fgvc_lib.data.files import Files, Item, Options, data_root
-from fgvc_lib.data.splits import hold_out, take_per_class
 
 
 def cars(*, root: str = "", **options: Unpack[Options]) -> ImageData:
@@ -68,45 +67,6 @@ def pets(*, root: str = "", download: bool = False, **options: Unpack[Options]) 
     return decode_all(pets_files(root=root, download=download), **options)
 
 
-def mnist(
-    *, root: str = "", download: bool = False, per_class: int | None = None, val_share: float = 0.1, seed: int = 0
-) -> ImageData:
-    """MNIST (LeCun et al., 1998): 60,000 training and 10,000 test digits, grey, 28 × 28.
-
-    Args:
-        root: folder that holds ``MNIST/raw``; relative to ``FGVC_DATA`` unless absolute.
-        download: fetch it (11 MB) through torchvision if it is not there.
-        per_class: training images to keep per class; None for all.
-        val_share: share of each class's training images that is held out for validation.
-        seed: of both choices.
-    """
-    base = data_root(root)
-    train, test = _open(datasets.MNIST, base, "MNIST", ({"train": True}, {"train": False}), download=download)
-    labels = train.targets.long()
-    keys = [f"{i:05d}" for i in range(len(labels))]
-    kept, held = hold_out(keys, labels, share=val_share, seed=seed)
-    if per_class is not None:
-        kept = kept[take_per_class([keys[i] for i in kept.tolist()], labels[kept], count=per_class, seed=seed)]
-    splits = {
-        "train": Split(train.data[kept].numpy()[:, None], labels[kept]),
-        "val": Split(train.data[held].numpy()[:, None], labels[held]),
-        "test": Split(test.data.numpy()[:, None], test.targets.long()),
-    }
-    seen = hashlib.sha256()
-    for split in splits.values():
-        seen.update(split.images.tobytes() + split.labels.numpy().tobytes())
-    return ImageData(
-        name="mnist",
-        fingerprint=seen.hexdigest()[:16],
-        classes=tuple(str(d) for d in range(10)),
-        mean=(0.1307,),
-        std=(0.3081,),
-        train=splits["train"],
-        val=splits["val"],
-        test=splits["test"],
-    )
-
-
 def cars_files(*, root: str = "") -> Files:
     """The listing of Stanford Cars."""
     base = data_root(root)
@@ -119,16 +79,15 @@ def cars_files(*, root: str = "") -> Files:
             f"devkit/cars_meta.mat (missing: {', '.join(absent)})"
         )
     train, test = (datasets.StanfordCars(str(base), split) for split in ("train", "test"))
-    pairs = ([(Path(path), int(label)) for path, label in split._samples] for split in (train, test))
-    return _files("cars", train.classes, folder, *pairs)
+    return _files("cars", train.classes, folder, train._samples, test._samples)
 
 
 def aircraft_files(*, root: str = "", download: bool = False) -> Files:
     """The listing of FGVC-Aircraft."""
     base, name = data_root(root), "fgvc-aircraft-2013b"
     splits = ({"split": "trainval"}, {"split": "test"})
-    train, test = _open(datasets.FGVCAircraft, base, name, splits, download=download)
-    pairs = (list(zip(map(Path, split._image_files), split._labels, strict=True)) for split in (train, test))
+    train, test = open_torchvision("FGVCAircraft", base, name, splits, download=download)
+    pairs = (zip(split._image_files, split._labels, strict=True) for split in (train, test))
     return _files("aircraft", train.classes, base / name, *pairs)
 
 
@@ -136,49 +95,46 @@ def flowers_files(*, root: str = "", download: bool = False) -> Files:
     """The listing of Flowers-102."""
     base, name = data_root(root), "flowers-102"
     splits = tuple({"split": split} for split in ("train", "val", "test"))
-    train, val, test = (
-        list(zip(map(Path, split._image_files), map(int, split._labels), strict=True))
-        for split in _open(datasets.Flowers102, base, name, splits, download=download)
-    )
-    return _files("flowers", [f"flower {i + 1:03d}" for i in range(102)], base / name, train + val, test)
+    sets = open_torchvision("Flowers102", base, name, splits, download=download)
+    train, val, test = (zip(split._image_files, split._labels, strict=True) for split in sets)
+    classes = [f"flower {i + 1:03d}" for i in range(102)]
+    return _files("flowers", classes, base / name, itertools.chain(train, val), test)
 
 
 def pets_files(*, root: str = "", download: bool = False) -> Files:
     """The listing of Oxford-IIIT Pet."""
     base, name = data_root(root), "oxford-iiit-pet"
     splits = ({"split": "trainval"}, {"split": "test"})
-    train, test = _open(datasets.OxfordIIITPet, base, name, splits, download=download)
-    pairs = (list(zip(map(Path, split._images), split._labels, strict=True)) for split in (train, test))
+    train, test = open_torchvision("OxfordIIITPet", base, name, splits, download=download)
+    pairs = (zip(split._images, split._labels, strict=True) for split in (train, test))
     return _files("pets", train.classes, base / name, *pairs)
 
 
-def _open(kind: Any, base: Path, folder: str, splits: Sequence[dict[str, Any]], *, download: bool) -> tuple[Any, ...]:
-    """torchvision's class for every split; a download goes to a temporary folder first, so it is whole or not there."""
+def open_torchvision(
+    kind: str, base: Path, folder: str, splits: Sequence[dict[str, Any]], *, download: bool
+) -> tuple[Any, ...]:
+    """torchvision's class ``kind`` for every split; what it downloads to ``base / folder`` is whole or not there."""
+    dataset = getattr(datasets, kind)
 
     def fetch(unfinished: Path) -> None:
         for split in splits:
-            kind(str(unfinished), **split, download=True)
+            dataset(str(unfinished), **split, download=True)
 
     if download:
-        install_with(fetch, base / folder)
+        build_once(base / folder, fetch, inside=folder)
     try:
-        return tuple(kind(str(base), **split) for split in splits)
+        return tuple(dataset(str(base), **split) for split in splits)
     except (RuntimeError, OSError) as error:
         raise FileNotFoundError(
-            f"{base / folder} is not there or not complete: lay it out as torchvision's {kind.__name__} expects it, or "
+            f"{base / folder} is not there or not complete: lay it out as torchvision's {kind} expects it, or "
             "load with download=True"
         ) from error
 
 
-def _files(
-    name: str,
-    classes: Sequence[str],
-    folder: Path,
-    train: Sequence[tuple[Path, int]],
-    test: Sequence[tuple[Path, int]],
-) -> Files:
-    train_items, test_items = (
-        [Item(path, path.relative_to(folder).as_posix(), int(label)) for path, label in split]
-        for split in (train, test)
+def _files(name: str, classes: Sequence[str], folder: Path, *splits: Iterable[tuple[str | Path, int]]) -> Files:
+    """The listing from the paths and labels of the training and the test images."""
+    train, test = (
+        [Item(Path(path), Path(path).relative_to(folder).as_posix(), int(label)) for path, label in split]
+        for split in splits
     )
-    return Files(name, tuple(classes), train_items, test_items)
+    return Files(name, tuple(classes), train, test)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def hold_out(keys: Sequence[str], labels: Tensor, *, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+def hold_out(keys: Sequence[str], labels: Tensor, *, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Split positions into a kept and a held-out part, class by class.
 
     Within a class the samples are ordered by the SHA-256 of ``seed`` and their key, and the first ones are held
@@ -20,7 +20,7 @@ def hold_out(keys: Sequence[str], labels: Tensor, *, share: float, seed: int = 0
     Args:
         keys: one name per sample that does not depend on the machine, such as the path inside the set.
         labels: ``(N,)`` class indices.
-        share: of each class to hold out, rounded to the nearest image, but at least one image and never all.
+        fraction: of each class to hold out, rounded to the nearest image, but at least one image and never all.
             A class with a single image keeps it: it is trained on and not validated.
         seed: another one gives another split.
 
@@ -28,16 +28,16 @@ def hold_out(keys: Sequence[str], labels: Tensor, *, share: float, seed: int = 0
         Positions of the kept and of the held-out samples, each ascending.
 
     Raises:
-        ValueError: ``share`` outside [0, 1), or as many keys as labels are not given.
+        ValueError: ``fraction`` outside [0, 1), or as many keys as labels are not given.
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"the share to hold out must be in [0, 1), got {share}")
+    if not 0 <= fraction < 1:
+        raise ValueError(f"the fraction to hold out must be in [0, 1), got {fraction}")
     if len(keys) != len(labels):
         raise ValueError(f"expected one key per label, got {len(keys)} keys and {len(labels)} labels")
     held: list[int] = []
     for positions in by_class(labels):
         n = len(positions)
-        count = 0 if share == 0 else min(max(1, int(share * n + 0.5)), n - 1)
+        count = 0 if fraction == 0 else min(max(1, int(fraction * n + 0.5)), n - 1)
         held += hash_order(keys, positions, seed=seed)[:count]
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[torch.tensor(held, dtype=torch.long)] = True

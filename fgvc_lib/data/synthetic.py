@@ -1,8 +1,8 @@
-"""Synthetic birds: a fine-grained set whose deciding part is known for every image.
+"""Synthetic birds: a fine-grained set whose discriminative part is known for every image.
 
 All classes are one and the same small bird; each class adds one mark on one part. Everything else varies from image
-to image in the same way in all classes: pose, direction, size, place, plumage, colour cast, background, berries in
-the colours of the marks, leaves in front.
+to image in the same way in all classes: pose, direction, size, place, plumage, color cast, background, berries in
+the colors of the marks, leaves in front.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -81,16 +81,16 @@ def birds(
 ) -> ImageData:
     """Birds that differ in one mark on one part, with the ground truth of every part.
 
-    The *deciding* part of an image is the part its class has a mark on. It alone decides: no other class has that
+    The *discriminative* part of an image is the part its class has a mark on. It alone decides: no other class has that
     mark, and all other parts look as in every class that has no mark there. So the class can be read off the
-    deciding part without the rest (:func:`oracle_crop`), and with the deciding part covered nothing remains but the
+    discriminative part without the rest (:func:`oracle_crop`), and with that part covered nothing remains but the
     knowledge that the other parts bear no mark. Leaves never hide it; they may hide the other parts.
 
     The defaults are few images of few classes, on purpose: a plain net learns them by heart and has to find out which
     of all that varies is the mark. The fingerprint of the default set is fixed by a test.
 
-    ``Split.parts`` holds ``masks``, ``boxes``, ``points`` (the centre of the visible pixels; NaN, as the box, where
-    none is) and ``deciding``. A part's mask covers the place where its marks are, also on birds without one.
+    ``Split.parts`` holds ``masks``, ``boxes``, ``points`` (the center of the visible pixels; NaN, as the box, where
+    none is) and ``discriminative``. A part's mask covers the place where its marks are, also on birds without one.
 
     Args:
         classes: number of classes, 2 to 24.
@@ -121,11 +121,11 @@ def birds(
         (folder / "hashes.json").write_text(json.dumps(hashes))
 
     folder = cached(f"birds-{key}", build)
-    splits = {}
+    splits: dict[str, Any] = {}
     for name, count in counts.items():
         labels = np.arange(count * classes) % classes
         parts = {part: open_array(folder / f"{name}_{part}.npy") for part in ("masks", "boxes", "points")}
-        parts["deciding"] = _deciding(labels)
+        parts["discriminative"] = _marked_part(labels)
         splits[name] = Split(open_array(folder / f"{name}_images.npy"), torch.from_numpy(labels), parts)
     mean, std = channel_statistics(splits["train"].images)
     return ImageData(
@@ -136,53 +136,45 @@ def birds(
         std=std,
         augment=("flip",),
         part_names=PARTS,
-        train=splits["train"],
-        val=splits["val"],
-        test=splits["test"],
+        **splits,
     )
 
 
-def birds_oracle(
-    *,
-    classes: int = 12,
-    per_class: int = 40,
-    val_per_class: int = 20,
-    test_per_class: int = 100,
-    image_size: int = 64,
-    seed: int = 0,
-    margin: float = 0.5,
-) -> ImageData:
-    """The very images of :func:`birds`, each cropped to its deciding part by :func:`oracle_crop`."""
-    whole = birds(
-        classes=classes,
-        per_class=per_class,
-        val_per_class=val_per_class,
-        test_per_class=test_per_class,
-        image_size=image_size,
-        seed=seed,
-    )
-    return oracle_crop(whole, margin=margin)
+class BirdOptions(TypedDict, total=False):
+    """The arguments of :func:`birds`."""
+
+    classes: int
+    per_class: int
+    val_per_class: int
+    test_per_class: int
+    image_size: int
+    seed: int
+
+
+def birds_oracle(*, margin: float = 0.5, **options: Unpack[BirdOptions]) -> ImageData:
+    """The very images of :func:`birds`, each cropped to its discriminative part by :func:`oracle_crop`."""
+    return oracle_crop(birds(**options), margin=margin)
 
 
 def oracle_crop(data: ImageData, *, margin: float = 0.5) -> ImageData:
-    """The same set with every image cropped to its deciding part, the upper bound for finding the part.
+    """The same set with every image cropped to its discriminative part, the upper bound for finding the part.
 
     Args:
-        data: a set with ``boxes`` and ``deciding`` parts.
-        margin: extension of the box's longer side, as a share of it; the crop is a square around the box's centre,
+        data: a set with ``boxes`` and ``discriminative`` parts.
+        margin: extension of the box's longer side, as a fraction of it; the crop is a square around the box's center,
             resized to ``data.image_size`` by bilinear interpolation.
 
     Raises:
-        ValueError: a set that does not know its deciding parts.
+        ValueError: a set that does not know its discriminative parts.
     """
-    splits = {}
+    splits: dict[str, Any] = {}
     for name in ("train", "val", "test"):
         split: Split = getattr(data, name)
-        if "deciding" not in split.parts or "boxes" not in split.parts:
+        if "discriminative" not in split.parts or "boxes" not in split.parts:
             raise ValueError(
-                f"data set {data.name!r} has no deciding parts to crop to: use one that has, such as 'birds'"
+                f"data set {data.name!r} has no discriminative parts to crop to: use one that has, such as 'birds'"
             )
-        boxes = split.parts["boxes"][np.arange(len(split)), split.parts["deciding"]]  # (N, 4)
+        boxes = split.parts["boxes"][np.arange(len(split)), split.parts["discriminative"]]  # (N, 4)
         splits[name] = Split(_crop(split.images, torch.from_numpy(boxes), data.image_size, margin), split.labels)
     key = f"{data.fingerprint} oracle crop {margin}"
     mean, std = channel_statistics(splits["train"].images)
@@ -193,9 +185,7 @@ def oracle_crop(data: ImageData, *, margin: float = 0.5) -> ImageData:
         mean=mean,
         std=std,
         part_names=(),
-        train=splits["train"],
-        val=splits["val"],
-        test=splits["test"],
+        **splits,
     )
 
 
@@ -221,7 +211,7 @@ def mask_boxes(masks: np.ndarray) -> np.ndarray:
 
 
 def mask_points(masks: np.ndarray) -> np.ndarray:
-    """The centre of each mask's pixels, x y: bool ``(N, P, H, W)`` → float32 ``(N, P, 2)``, NaN where empty."""
+    """The center of each mask's pixels, x y: bool ``(N, P, H, W)`` → float32 ``(N, P, 2)``, NaN where empty."""
     area = masks.sum((2, 3))
     x = (masks.sum(2) * np.arange(masks.shape[3])).sum(2)
     y = (masks.sum(3) * np.arange(masks.shape[2])).sum(2)
@@ -230,9 +220,9 @@ def mask_points(masks: np.ndarray) -> np.ndarray:
     return points
 
 
-def _deciding(labels: np.ndarray) -> np.ndarray:
-    deciding: np.ndarray = np.array([PARTS.index(part) for part, _ in CLASSES])[labels]
-    return deciding
+def _marked_part(labels: np.ndarray) -> np.ndarray:
+    part: np.ndarray = np.array([PARTS.index(part) for part, _ in CLASSES])[labels]
+    return part
 
 
 def _draw_split(folder: Path, name: str, n: int, classes: int, size: int, seed: tuple[int, int]) -> str:
@@ -245,7 +235,7 @@ def _draw_split(folder: Path, name: str, n: int, classes: int, size: int, seed: 
     looks = {
         key: np.array([mark.get(key, plain) for mark in marks], np.float32)[labels] for key, plain in PLAIN.items()
     }
-    deciding = _deciding(labels)
+    discriminative = _marked_part(labels)
     sizes = {"images": (n, 3, size, size), "masks": (n, len(PARTS), size, size)}
     arrays = {
         key: np.lib.format.open_memmap(
@@ -257,7 +247,7 @@ def _draw_split(folder: Path, name: str, n: int, classes: int, size: int, seed: 
     def draw(start: int) -> None:
         rows = slice(start, start + step)
         part_looks = {key: value[rows] for key, value in looks.items()}
-        drawing = draw_birds(uniform[rows], part_looks, deciding[rows], size=size)
+        drawing = draw_birds(uniform[rows], part_looks, discriminative[rows], size=size)
         arrays["images"][rows], arrays["masks"][rows] = drawing.images, drawing.masks
 
     step = max(1, 8 * 64 * 64 // size**2)  # a chunk's planes stay in the processor's cache

@@ -8,12 +8,11 @@ two images add, and keeps the difference.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 Scale = Literal["positions", "none"]
 
@@ -74,22 +73,42 @@ def self_channel_interaction(x: Tensor, *, scale: Scale = "positions", positive:
 
 
 class SelfChannelInteraction(nn.Module):
-    r"""SCI: :math:`Z = \phi(WX) + X`, φ a 3×3 convolution.
+    r"""SCI: every channel receives those that complement it.
+
+    .. math:: Z = \frac{1}{\sqrt c}\, \varphi(WX) + X
+
+    φ is a 3×3 convolution from c to c channels. :math:`\varphi(Y) = \sum_j \varphi_j * y_j` sums over its input slices.
+
+    Differences from the paper:
+        The paper has no factor :math:`1/\sqrt c`. With s = 1/l the rows of W are nearly uniform. Where W is 1/c
+        exactly, every :math:`y_j` is the mean map m, and :math:`\varphi(Y) = S * m` depends on φ only through the sum
+        of its slices, :math:`S = \sum_j \varphi_j`. Each slice gets the gradient g of S. A step at rate λ moves each
+        slice by −λg and their sum by −cλg: S trains at c times the rate of the network, and no normalization follows.
+        With the factor, the map depends on :math:`S / \sqrt c`. A gradient g of that is g/√c for each slice, so a step
+        moves S by −√c·λg and :math:`S / \sqrt c` by −λg: the rate of the network, at every width.
 
     Args:
         channels: c, of the map.
         scale, positive: of :func:`channel_relation`.
+        normalize: divide by √c. False is the published form.
         zero_init: start φ at zero, so that Z = X and a pretrained network is not disturbed. False as in the paper,
             which does not mention it.
     """
 
     def __init__(
-        self, channels: int, *, scale: Scale = "positions", positive: bool = False, zero_init: bool = False
+        self,
+        channels: int,
+        *,
+        scale: Scale = "positions",
+        positive: bool = False,
+        normalize: bool = True,
+        zero_init: bool = False,
     ) -> None:
         super().__init__()
         _check_scale(scale)
         self.scale: Scale = scale
         self.positive = positive
+        self.factor = channels**-0.5 if normalize else 1.0
         self.phi = nn.Conv2d(channels, channels, 3, padding=1)
         if zero_init:
             nn.init.zeros_(self.phi.weight)
@@ -97,47 +116,18 @@ class SelfChannelInteraction(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """X ``(B, c, h, w)`` → Z, the same shape."""
-        y = self_channel_interaction(x, scale=self.scale, positive=self.positive)
-        z: Tensor = x + self.phi(y.to(x.dtype))
-        return z
+        return self.combine(x, self_channel_interaction(x, scale=self.scale, positive=self.positive))
+
+    def combine(self, x: Tensor, y: Tensor) -> Tensor:
+        """Z of X and any Y, ``(B, c, h, w)`` each."""
+        return torch.add(x, self.phi(y.to(x.dtype)), alpha=self.factor)
 
     def relation(self, x: Tensor) -> Tensor:
         """W of these maps, ``(B, c, c)``."""
         return channel_relation(x, scale=self.scale, positive=self.positive)
 
     def extra_repr(self) -> str:
-        return f"scale={self.scale!r}, positive={self.positive}"
-
-
-class _Suppress(torch.autograd.Function):
-    """See :func:`suppress`. Written out because autograd would read, copy and keep more (c, c) matrices than needed."""
-
-    @staticmethod
-    def forward(ctx: Any, w: Tensor, factors: Tensor) -> Tensor:
-        ctx.save_for_backward(w, factors)
-        return _difference(w, factors).abs_()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        w, factors = ctx.saved_tensors
-        grad = _difference(w, factors).sign_().mul_(grad)  # at zero, where |·| has no slope, 0
-        half = len(w) // 2
-        flat, flat_grad = w.flatten(1), grad.flatten(1)  # (2N, c·c)
-        products = (
-            torch.linalg.vecdot(flat_grad[:half], flat[half:]),
-            torch.linalg.vecdot(flat_grad[half:], flat[:half]),
-        )
-        return _difference(grad, factors.roll(half, 0)), -torch.cat(products)[:, None, None]
-
-
-def _difference(w: Tensor, factors: Tensor) -> Tensor:
-    """``w[i] - factors[i] * w[partner of i]``."""
-    half = len(w) // 2
-    out = torch.empty_like(w)
-    torch.addcmul(w[:half], factors[:half], w[half:], value=-1, out=out[:half])
-    torch.addcmul(w[half:], factors[half:], w[:half], value=-1, out=out[half:])
-    return out
+        return f"scale={self.scale!r}, positive={self.positive}, factor={self.factor:.4g}"
 
 
 def suppress(w: Tensor, factors: Tensor) -> Tensor:
@@ -150,7 +140,8 @@ def suppress(w: Tensor, factors: Tensor) -> Tensor:
     Returns:
         ``(2N, c, c)``, W_AB of the N pairs, then W_BA of each.
     """
-    return _Suppress.apply(w, factors)  # type: ignore[no-any-return]
+    (a, b), (eta, gamma) = w.chunk(2), factors.chunk(2)  # (N, c, c) and (N, 1, 1) each
+    return torch.cat([a - eta * b, b - gamma * a]).abs()
 
 
 class ContrastiveChannelInteraction(nn.Module):
@@ -158,10 +149,10 @@ class ContrastiveChannelInteraction(nn.Module):
 
     .. math::
         W_{AB} = |W_A - \eta W_B|, \quad \eta = \psi([Y_A, Y_B]), \qquad
-        Z'_A = \phi(W_{AB} X_A) + X_A
+        Z'_A = \frac{1}{\sqrt c}\, \varphi(W_{AB} X_A) + X_A
 
     and the same with A and B exchanged, where γ = ψ([Y_B, Y_A]). One ψ, a fully connected layer to one scalar per
-    ordered pair, without squashing; φ and Y = WX are those of SCI. The rows of W_AB do not sum to one.
+    ordered pair, without squashing; φ, its factor and Y = WX are those of SCI. The rows of W_AB do not sum to one.
 
     Differences from the paper:
         ψ sees Y averaged over locations by default, 2c numbers, so it fits every map size. Flattened maps
@@ -192,7 +183,7 @@ class ContrastiveChannelInteraction(nn.Module):
         w = self._suppressed(sci, x)  # (2N, c, c)
         flat = x.flatten(2)  # (2N, c, l)
         y = torch.bmm(w.to(flat.dtype), flat)  # (2N, c, l)
-        z = x + sci.phi(y.view(x.shape).to(x.dtype))  # (2N, c, h, w)
+        z = sci.combine(x, y.view(x.shape))  # (2N, c, h, w)
         return z[: len(a)], z[len(a) :]
 
     def features(self, sci: SelfChannelInteraction, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,8 +192,8 @@ class ContrastiveChannelInteraction(nn.Module):
         The averages are taken without the maps. φ is linear, so at the average location each of its nine taps meets
         the average of Y over the map moved by that tap, :func:`shifted_means`; and these are W_AB times those of X:
 
-        .. math:: \frac1l \sum_p Z'_{p} = \frac1l \sum_p X_p + b_\varphi
-            + \sum_{i,j} \varphi_{ij}\, W_{AB}\, M_{ij}(X)
+        .. math:: \frac1l \sum_p Z'_{p} = \frac1l \sum_p X_p + \frac{1}{\sqrt c} \Bigl(b_\varphi
+            + \sum_{i,j} \varphi_{ij}\, W_{AB}\, M_{ij}(X)\Bigr)
 
         Nine numbers a channel go through W_AB and φ instead of l, 196 at 14 × 14.
 
@@ -220,7 +211,7 @@ class ContrastiveChannelInteraction(nn.Module):
         means = shifted_means(x).flatten(2)  # (2N, c, 9)
         y = torch.bmm(w.to(means.dtype), means).transpose(1, 2).flatten(1)  # (2N, 9·c)
         phi = sci.phi.weight.permute(0, 2, 3, 1).flatten(1)  # (c, 9·c), no copy where weights are channels_last
-        z = x.mean((2, 3)) + F.linear(y.to(x.dtype), phi, sci.phi.bias)  # (2N, c)
+        z = torch.add(x.mean((2, 3)), F.linear(y.to(x.dtype), phi, sci.phi.bias), alpha=sci.factor)  # (2N, c)
         return z[: len(a)], z[len(a) :]
 
     def _suppressed(self, sci: SelfChannelInteraction, x: Tensor) -> Tensor:

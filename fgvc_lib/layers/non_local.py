@@ -35,6 +35,6 @@ class NonLocalBlock(nn.Module):
         """``(B, c, h, w)`` → the same shape."""
         query, key, value = (conv(x).flatten(2).mT.unsqueeze(1) for conv in (self.theta, self.phi, self.g))
         y = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (B, 1, h·w, inner)
-        y = y.squeeze(1).mT.reshape(len(x), -1, *x.shape[2:])  # (B, inner, h, w)
+        y = y.squeeze(1).mT.reshape(len(x), y.shape[3], *x.shape[2:])  # (B, inner, h, w)
         z: Tensor = x + self.out(y)
         return z

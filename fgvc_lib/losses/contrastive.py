@@ -12,9 +12,9 @@ from torch import Tensor, nn
 def contrastive_loss(a: Tensor, b: Tensor, same: Tensor, *, margin: float = 0.5) -> Tensor:
     r"""Pull pairs of one class together, push pairs of two classes apart until β.
 
-    .. math:: L = \frac1N \sum_{n=1}^N \ell_n, \qquad
-        \ell_n = \begin{cases} d_n^2 & \text{same class} \\ \max(0, \beta - d_n)^2 & \text{else} \end{cases},
-        \qquad d_n = \lVert a_n - b_n \rVert_2
+    .. math::
+        L &= \frac1N \sum_{n=1}^N \ell_n, \qquad d_n = \lVert a_n - b_n \rVert_2, \\
+        \ell_n &= \begin{cases} d_n^2 & \text{same class} \\ \max(0, \beta - d_n)^2 & \text{else} \end{cases}
 
     ========  ============  =======  =======================================================
     symbol    argument      default  source

@@ -28,13 +28,13 @@ def distillation_loss(
     symbol                         argument                 default source
     ============================== ======================== ======= ===============================================
     :math:`z_s, z_d`               ``student``, ``teacher``         paper: master net, part net
-    T                              ``temperature``          10      released code
-    :math:`T^2` on the loss        ``square_temperature``   False   released code has none; Hinton et al. advise it
+    T                              ``temperature``          10      official code
+    :math:`T^2` on the loss        ``square_temperature``   False   official code has none; Hinton et al. advise it
     no gradient into the teacher   ``detach_teacher``       True    paper's direction, part net to master net
     ============================== ======================== ======= ===============================================
 
     The gradient in the student's logits shrinks as 1/T² without the factor, so the weight of this term and T cannot
-    be chosen apart. In the released code nothing stops the gradient into the teacher: ``detach_teacher=False``.
+    be chosen apart. In the official code nothing stops the gradient into the teacher: ``detach_teacher=False``.
 
     Args:
         student: ``(B, C)`` logits.
@@ -44,7 +44,7 @@ def distillation_loss(
         square_temperature: multiply by T², which makes the gradient comparable between temperatures.
 
     Returns:
-        A scalar, float32 at least.
+        A float32 scalar (float64 for float64 logits), under autocast too; 0 for an empty batch.
 
     Raises:
         ValueError: shapes that differ or are not ``(B, C)``, or a temperature that is not positive.
@@ -57,10 +57,9 @@ def distillation_loss(
         raise ValueError(f"temperature must be positive, got {temperature}")
     if detach_teacher:
         teacher = teacher.detach()
-    with torch.autocast(device_type=student.device.type, enabled=False):
-        student = student if student.dtype == torch.float64 else student.float()
-        targets = F.softmax(teacher.to(student) / temperature, dim=1)  # (B, C)
-        loss = -(targets * F.log_softmax(student / temperature, dim=1)).sum(1).mean()
+    student = student if student.dtype == torch.float64 else student.float()
+    targets = F.softmax(teacher.to(student) / temperature, dim=1)  # (B, C)
+    loss = -(targets * F.log_softmax(student / temperature, dim=1)).sum() / max(student.shape[0], 1)
     return loss * temperature**2 if square_temperature else loss
 
 

@@ -1,28 +1,30 @@
 r"""Mutual-channel loss (Chang et al., IEEE TIP 2020): a few channels for each class, discriminative and diverse.
 
-Needs torch only. In a loop of one's own, ``features`` being the map ``(B, N, H, W)`` before its pooling::
+This file needs torch only. In your own loop, with ``features`` the map ``(B, N, H, W)`` before its pooling::
 
     mutual_channel = MutualChannelLoss(num_classes, mu=1.5, lam=10.0)           # no parameters, no state
     loss = cross_entropy(logits, labels) + sum(mutual_channel(features, labels).values())
 
-Under ``torch.compile`` take :func:`mutual_channel_loss`, one graph without a break, and draw its mask outside.
+Everything here is differentiable any number of times, and works under ``torch.compile`` (draw the mask outside) and
+``torch.func``. :class:`fgvc_lib.methods.MutualChannel` trains with the same numbers from a kernel that keeps a byte
+where autograd keeps maps.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+CrossChannel = Literal["max", "avg"]
 Weighting = Literal["paper", "share", "released"]
 
 
-class MutualChannel(NamedTuple):
-    """The two unweighted terms, float32 scalars: L_MC = ``dis`` − λ ``div``."""
+class MutualChannelTerms(NamedTuple):
+    """The two unweighted terms, scalars: L_MC = ``dis`` − λ ``div``."""
 
     dis: Tensor
     div: Tensor
@@ -31,7 +33,7 @@ class MutualChannel(NamedTuple):
 def channel_groups(channels: int, num_classes: int) -> list[tuple[int, int]]:
     """How N channels are dealt to c classes: runs ``(classes, ξ)``, one run, or two when c does not divide N.
 
-    Sizes differ by one at most and the smaller groups come first, as in the paper.
+    Sizes differ by at most one and the smaller groups come first, as in the paper.
 
     >>> channel_groups(600, 200), channel_groups(2048, 200)
     ([(200, 3)], [(152, 10), (48, 11)])
@@ -41,7 +43,7 @@ def channel_groups(channels: int, num_classes: int) -> list[tuple[int, int]]:
     """
     if not 1 <= num_classes <= channels:
         raise ValueError(f"every class needs a channel of its own: {num_classes} classes, {channels} channels")
-    xi, larger = divmod(channels, num_classes)
+    xi, larger = channels // num_classes, channels % num_classes
     return [run for run in ((num_classes - larger, xi), (larger, xi + 1)) if run[0]]
 
 
@@ -51,13 +53,13 @@ def channel_mask(
     """Draw the channel-wise attention: which channels of each class take part in L_dis at this step.
 
     ⌊drop · ξ⌋ channels of every class are masked: none for ξ = 1, one of three, five of ten. One draw serves all images
-    of the batch, as in the released code, and all ranks when ``generator`` is one that they share.
+    of the batch, as in the official implementation, and all ranks when they share ``generator``.
 
     Args:
         channels: N, of the map.
         num_classes: c, how many classes there are.
-        drop: share in [0, 1). Default ½: the paper, and the released code for ξ = 3. The release for a pretrained
-            ResNet-50 masks 4 of 10 and 4 of 11, which is 0.4.
+        drop: fraction in [0, 1). Default ½: the paper, and the official implementation for ξ = 3. The official
+            script for a pretrained ResNet-50 masks 4 of 10 and 4 of 11, which is 0.4.
         generator: on the CPU; None for torch's global one.
 
     Returns:
@@ -73,7 +75,7 @@ def channel_mask(
 
 
 def group_scores(
-    features: Tensor, num_classes: int, *, keep: Tensor | None = None, cross_channel: Literal["max", "avg"] = "max"
+    features: Tensor, num_classes: int, *, keep: Tensor | None = None, cross_channel: CrossChannel = "max"
 ) -> Tensor:
     r"""One score a class from its own channels: attention mask, cross-channel pooling, global average pooling.
 
@@ -93,7 +95,14 @@ def group_scores(
         g, ``(B, c)``.
     """
     _check(features, num_classes, keep)
-    return _scores_and_diversity(features, num_classes, keep, cross_channel)[0]
+    if cross_channel not in ("max", "avg"):
+        raise ValueError(f"cross_channel must be 'max' or 'avg', got {cross_channel!r}")
+    maps = _wide(features.flatten(2))  # (B, N, HW)
+    if keep is not None:
+        maps = maps.masked_fill(~keep[:, None], -math.inf if cross_channel == "max" else 0)
+    groups = _grouped(maps, num_classes)  # (B, classes, ξ, HW) each
+    pooled = [x.max(2).values if cross_channel == "max" else x.mean(2) for x in groups]  # (B, classes, HW) each
+    return torch.cat(pooled, 1).mean(2)
 
 
 def group_diversity(features: Tensor, num_classes: int) -> Tensor:
@@ -115,8 +124,9 @@ def group_diversity(features: Tensor, num_classes: int) -> Tensor:
     Returns:
         h, ``(B, c)``.
     """
-    _check(features, num_classes, None)
-    return _scores_and_diversity(features, num_classes, None, "max")[1]
+    _check(features, num_classes)
+    p = _wide(features.flatten(2)).softmax(2)  # (B, N, HW)
+    return torch.cat([x.max(2).values for x in _grouped(p, num_classes)], 1).sum(2)
 
 
 def mutual_channel_loss(
@@ -125,44 +135,39 @@ def mutual_channel_loss(
     num_classes: int,
     *,
     keep: Tensor | None = None,
-    cross_channel: Literal["max", "avg"] = "max",
+    cross_channel: CrossChannel = "max",
     weighting: Weighting = "paper",
-) -> MutualChannel:
+) -> MutualChannelTerms:
     r"""Discriminality and diversity of a feature map whose channels are dealt to the classes.
 
     .. math:: L_{MC} = L_{dis} - \lambda L_{div} \\
         L_{dis} = -\log \mathrm{softmax}([g(F_1) \dots g(F_c)])_y \qquad L_{div} = \frac1c \sum_{i=1}^c h(F_i)
 
-    Both are means over the batch; g is :func:`group_scores`, h :func:`group_diversity`, and :func:`diversity_weights`
-    says what can stand for 1/c. Computed in float32 (float64 for float64 maps), under autocast too. For first
-    derivatives only: a second one raises.
+    Both are means over the batch, 0 for an empty one; g is :func:`group_scores`, h :func:`group_diversity`, and
+    :func:`diversity_weights` says what can stand for 1/c.
 
     Args:
         features: F, ``(B, N, H, W)``, before pooling.
-        labels: y, ``(B,)`` integers in [0, c).
+        labels: y, ``(B,)`` integers of any type, in [0, c).
         num_classes: c, how many classes there are.
         keep: ``(N,)`` bool from :func:`channel_mask`, for L_dis alone; None for no mask.
         cross_channel: ``"max"``, or ``"avg"`` for the ablation; of L_dis.
         weighting: of the classes in L_div.
 
+    Returns:
+        Two float32 scalars (float64 for float64 maps), under autocast too.
+
     Raises:
-        ValueError: for shapes or types that do not fit, with what was expected and what came.
+        ValueError: for shapes or types that do not fit, or a mask that hides a whole class (which is seen on the CPU
+            only: on an accelerator, looking would stall every step).
     """
-    _check(features, num_classes, keep)
-    if labels.shape != features.shape[:1] or labels.is_floating_point():
-        raise ValueError(
-            f"labels must be integers of shape ({len(features)},), got {labels.dtype} of shape {tuple(labels.shape)}"
-        )
-    with torch.autocast(features.device.type, enabled=False):
-        scores, spread = _scores_and_diversity(features, num_classes, keep, cross_channel)  # (B, c) each
-        weights = diversity_weights(features.shape[1], num_classes, weighting=weighting, like=spread)  # (c,)
-        return MutualChannel(F.cross_entropy(scores, labels), (spread * weights).sum(1).mean())
+    scores = group_scores(features, num_classes, keep=keep, cross_channel=cross_channel)  # (B, c)
+    spread = group_diversity(features, num_classes)  # (B, c)
+    return _terms(scores, spread, labels, diversity_weights(features.shape[1], num_classes, weighting=weighting))
 
 
-def diversity_weights(
-    channels: int, num_classes: int, *, weighting: Weighting = "paper", like: Tensor | None = None
-) -> Tensor:
-    r"""The weight of each class's h in L_div.
+def diversity_weights(channels: int, num_classes: int, *, weighting: Weighting = "paper") -> Tensor:
+    r"""The weight of each class's h in L_div, ``(c,)`` float64.
 
     ==============  ============================  ==============================================================
     ``weighting``   weight of class i             so that
@@ -172,24 +177,20 @@ def diversity_weights(
     ``"released"``  1 / (c_g ξᵢ)                  each run g of equal groups counts once, however many its classes
     ==============  ============================  ==============================================================
 
-    ``"released"`` is what the released ResNet-50 script adds up, the mean of h / ξ over 152 classes and that over 48:
+    ``"released"`` is what the official ResNet-50 script adds up, the mean of h / ξ over 152 classes and that over 48:
     there a class of the smaller run weighs three times as much. For even groups it is ``"share"``.
-
-    Returns:
-        ``(c,)``, with the device and type of ``like``.
     """
     if weighting not in ("paper", "share", "released"):
         raise ValueError(f"weighting must be 'paper', 'share' or 'released', got {weighting!r}")
-    like = torch.empty(0) if like is None else like
-    runs = []
+    weights = []
     for classes, xi in channel_groups(channels, num_classes):
         weight = {"paper": 1 / num_classes, "share": 1 / (num_classes * xi), "released": 1 / (classes * xi)}[weighting]
-        runs.append(like.new_full((classes,), weight))
-    return torch.cat(runs)
+        weights.append(torch.full((classes,), weight, dtype=torch.float64))
+    return torch.cat(weights)
 
 
 def paper_weights(*, alpha: float, beta: float, xi: int) -> tuple[float, float]:
-    """(μ, λ) of CE + μ (L_dis − λ L_div) with the gradient of the released CE + α L_dis + β (1 − h/ξ).
+    """(μ, λ) of CE + μ (L_dis − λ L_div) with the gradient of the official CE + α L_dis + β (1 − h/ξ).
 
     μ = α and λ = β / (α ξ), for even groups; the losses differ by the constant β. α = 1.5, β = 20, ξ = 3 is λ = 4.44.
     (With ``weighting`` "share" or "released" L_div is already divided by ξ, and λ = β / α: ``xi=1`` here.)
@@ -199,19 +200,14 @@ def paper_weights(*, alpha: float, beta: float, xi: int) -> tuple[float, float]:
     return alpha, beta / (alpha * xi)
 
 
-def released_weights(*, mu: float, lam: float, xi: int) -> tuple[float, float]:
-    """(α, β) of the released form: the inverse of :func:`paper_weights`, α = μ and β = μ λ ξ."""
-    return mu, mu * lam * xi
-
-
 class MutualChannelLoss(nn.Module):
     r"""μ L_MC by named, weighted terms, with a fresh channel mask at every step.
 
     ======  =================  =======  ==============================================================================
     symbol  argument           default  source
     ======  =================  =======  ==============================================================================
-    μ       ``mu``             1.5      from scratch, paper and release; fine-tuning: 0.0005 released, 0.005 as quoted
-    λ       ``lam``            10       as the paper is quoted; released from scratch: 4.44, see :func:`paper_weights`
+    μ       ``mu``             1.5      from scratch, paper and official; fine-tuning: 0.0005 official, 0.005 as quoted
+    λ       ``lam``            10       as the paper is quoted; official from scratch: 4.44, see :func:`paper_weights`
     \       ``drop``           0.5      see :func:`channel_mask`; 0 switches the mask off
     \       ``cross_channel``  "max"    the paper's; "avg" is its ablation
     \       ``weighting``      "paper"  see :func:`diversity_weights`
@@ -221,10 +217,12 @@ class MutualChannelLoss(nn.Module):
     Args:
         num_classes: c, how many classes there are.
 
-    Differences from the released code:
-        The mask comes from a seedable generator, not from Python's global one. The released 1 − h/ξ is −h here, see
+    Differences from the official implementation:
+        The mask comes from a seedable generator, not from Python's global one. The official 1 − h/ξ is −h here, see
         :func:`paper_weights`: the term is negative, and only its slope matters.
     """
+
+    function = staticmethod(mutual_channel_loss)
 
     def __init__(
         self,
@@ -233,7 +231,7 @@ class MutualChannelLoss(nn.Module):
         mu: float = 1.5,
         lam: float = 10.0,
         drop: float = 0.5,
-        cross_channel: Literal["max", "avg"] = "max",
+        cross_channel: CrossChannel = "max",
         weighting: Weighting = "paper",
         parts: Literal["both", "dis", "div"] = "both",
     ) -> None:
@@ -250,152 +248,49 @@ class MutualChannelLoss(nn.Module):
 
         ``generator`` draws the mask, on the CPU: one shared by all ranks, or None for torch's global one.
         """
+        _check(features, self.num_classes)
         keep = channel_mask(features.shape[1], self.num_classes, drop=self.drop, generator=generator)
         keep = keep.to(features.device, non_blocking=True)
-        terms = mutual_channel_loss(
+        terms = self.function(
             features, labels, self.num_classes, keep=keep, cross_channel=self.cross_channel, weighting=self.weighting
         )
         weighted = {"dis": self.mu * terms.dis, "div": -self.mu * self.lam * terms.div}
         return weighted if self.parts == "both" else {self.parts: weighted[self.parts]}
 
 
-def _scores_and_diversity(
-    features: Tensor, num_classes: int, keep: Tensor | None, cross_channel: str
-) -> tuple[Tensor, Tensor]:
-    if cross_channel not in ("max", "avg"):
-        raise ValueError(f"cross_channel must be 'max' or 'avg', got {cross_channel!r}")
-    runs = channel_groups(features.shape[1], num_classes)
-    maps = features.flatten(2)  # (B, N, HW)
-    if keep is None:
-        keep = torch.ones(maps.shape[1], dtype=torch.bool, device=maps.device)
-    scores, spread = _MaxOverChannels.apply(maps, keep, runs)  # (B, c) each
-    if cross_channel == "avg":
-        means = maps.mean(2, dtype=_wide(maps)) * keep  # (B, N)
-        scores = torch.cat([mean.mean(2) for mean in _grouped(means, runs)], 1)
-    return scores, spread
+def _terms(scores: Tensor, spread: Tensor, labels: Tensor, weights: Tensor) -> MutualChannelTerms:
+    batch = scores.shape[0]
+    if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers of shape ({batch},), got {labels.dtype} {tuple(labels.shape)}")
+    dis = F.cross_entropy(scores, labels.long(), reduction="sum")
+    weights = weights.to(spread.dtype).to(spread.device, non_blocking=True)  # (c,)
+    div = (spread * weights).sum()
+    return MutualChannelTerms(dis / max(batch, 1), div / max(batch, 1))
 
 
-class _MaxOverChannels(torch.autograd.Function):
-    """g and h of ``(B, N, HW)`` maps, read once forward and once backward.
-
-    What is kept in between are the winning channels, a byte a class and position for each term, and the denominators
-    of the softmax. On the CPU the batch goes through in pieces that fit the cache: no large temporary is written.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, keep: Tensor, runs: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        allowed = torch.zeros(keep.shape, dtype=_wide(maps), device=maps.device).masked_fill_(~keep, -math.inf)  # (N,)
-        parts = [_forward(piece, allowed, runs) for piece in maps.split_with_sizes(_pieces(maps))]
-        g, h, *kept = parts[0] if len(parts) == 1 else [torch.cat(part) for part in zip(*parts, strict=True)]
-        ctx.save_for_backward(maps, *kept)
-        ctx.runs = runs
-        return g, h
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_g: Tensor, grad_h: Tensor) -> tuple[Tensor, None, None]:
-        maps = ctx.saved_tensors[0]
-        inputs = (*ctx.saved_tensors, grad_g, grad_h)
-        sizes = _pieces(maps)
-        if len(sizes) == 1:
-            return _backward(ctx.runs, *inputs), None, None
-        slope = torch.empty_like(maps)
-        for target, *piece in zip(*(x.split_with_sizes(sizes) for x in (slope, *inputs)), strict=True):
-            target.copy_(_backward(ctx.runs, *piece))
-        return slope, None, None
-
-
-def _forward(maps: Tensor, allowed: Tensor, runs: list[tuple[int, int]]) -> list[Tensor]:
-    """g and h, ``(B, c)``; the channels that win for each, counted within their class, ``(B, c, HW)``; the logarithm of
-    each map's softmax denominator, ``(B, N, 1)``.
-    """
-    results = []
-    biases = _grouped(allowed[None, :, None], runs)
-    for x, bias in zip(_grouped(maps, runs), biases, strict=True):  # (B, classes, ξ, HW), (1, classes, ξ, 1)
-        top, loudest = _first_max(x + bias)  # (B, classes, HW) each
-        log_sum = x.to(bias.dtype).logsumexp(3, keepdim=True)  # (B, classes, ξ, 1)
-        peak, sharpest = _first_max(x - log_sum)  # of log p
-        results.append([top.mean(2), peak.exp().sum(2), loudest, sharpest, log_sum.flatten(1, 2)])
-    return results[0] if len(results) == 1 else [torch.cat(result, 1) for result in zip(*results, strict=True)]
-
-
-def _backward(
-    runs: list[tuple[int, int]],
-    maps: Tensor,
-    loudest: Tensor,
-    sharpest: Tensor,
-    log_sum: Tensor,
-    grad_g: Tensor,
-    grad_h: Tensor,
-) -> Tensor:
-    """The gradient of the maps, ``(B, N, HW)``, from what :func:`_forward` kept."""
-    classes = [n for n, _ in runs]
-    winners = (x.split_with_sizes(classes, 1) for x in (loudest, sharpest, grad_g / maps.shape[2], grad_h))
-    slopes = []
-    groups = zip(_grouped(maps, runs), _grouped(log_sum, runs), *winners, strict=True)
-    for x, total, loud, sharp, per_g, per_h in groups:
-        per_g, per_h = per_g[:, :, None, None], per_h[:, :, None, None]  # (B, classes, 1, 1)
-        # 0 · grad keeps a compiler from computing p in the forward pass and storing it, a full map
-        total = total + 0 * per_h
-        slope = _one_hot(sharp, x.shape[2], per_h.dtype)  # (B, classes, ξ, HW) [j = j*]; before p: a lower memory peak
-        p = (x - total).exp_()  # (B, classes, ξ, HW)
-        slope.mul_(p)  # [j = j*] p
-        slope.addcmul_(p, slope.sum(3, keepdim=True), value=-1)  # p ([j = j*] − Σ [j = j*] p)
-        slope.mul_(per_h)
-        del p
-        slope.add_(_one_hot(loud, x.shape[2], per_g.dtype).mul_(per_g))
-        slopes.append(slope.flatten(1, 2))
-    return (slopes[0] if len(slopes) == 1 else torch.cat(slopes, 1)).to(maps.dtype)  # (B, N, HW)
-
-
-def _grouped(maps: Tensor, runs: list[tuple[int, int]]) -> list[Tensor]:
-    """``(B, N, …)`` → one view ``(B, classes, ξ, …)`` for each run of equal groups."""
-    if len(runs) == 1:
-        return [torch.unflatten(maps, 1, runs[0])]
+def _grouped(maps: Tensor, num_classes: int) -> list[Tensor]:
+    """``(B, N, …)`` → a view ``(B, classes, ξ, …)`` for each run of equal groups."""
+    runs = channel_groups(maps.shape[1], num_classes)
     parts = maps.split_with_sizes([classes * xi for classes, xi in runs], 1)
     return [torch.unflatten(part, 1, run) for part, run in zip(parts, runs, strict=True)]
 
 
-def _pieces(maps: Tensor) -> list[int]:
-    """Images to work on at a time: half a megabyte of floats a thread on the CPU, the whole batch elsewhere."""
-    batch = maps.shape[0]
-    if maps.device.type != "cpu" or torch.compiler.is_compiling():
-        return [batch]
-    piece = max(1, 2**17 * torch.get_num_threads() // maps[0].numel())
-    return [min(piece, batch - start) for start in range(0, batch, piece)]
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _first_max(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum over dimension 2 and the first index that reaches it, in a byte where it fits. Overwrites ``x``."""
-    xi = x.shape[2]
-    small = torch.uint8 if xi <= 256 else torch.int32
-    if x.device.type != "cpu" and not torch.compiler.is_compiling():
-        top, winner = x.max(2)
-        return top, winner.to(small)
-    # an indexed maximum over an inner dimension is not vectorised on the CPU; these plain passes are, and 3× faster;
-    # compiled, they become one
-    top = x.amax(2)
-    rank = torch.arange(xi, 0, -1, dtype=x.dtype).unsqueeze(1)  # ξ … 1, so the largest rank is the first index
-    return top, (xi - x.eq_(top.unsqueeze(2)).mul_(rank).amax(2)).to(small)
-
-
-def _one_hot(winner: Tensor, xi: int, dtype: torch.dtype) -> Tensor:
-    """``(B, c, HW)`` → ``(B, c, ξ, HW)``, 1 where channel j is the winner."""
-    channel = torch.arange(xi, dtype=dtype, device=winner.device).unsqueeze(1)
-    return winner.unsqueeze(2).expand(-1, -1, xi, -1).to(dtype).sub_(channel).eq_(0)  # in place: no second full map
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _check(features: Tensor, num_classes: int, keep: Tensor | None) -> None:
-    if features.ndim != 4 or not features.is_floating_point() or 0 in features.shape:
+def _check(features: Tensor, num_classes: int, keep: Tensor | None = None) -> None:
+    if features.ndim != 4 or not features.is_floating_point() or 0 in features.shape[1:]:
         raise ValueError(
-            f"features must be a non-empty float map (B, N, H, W) from before pooling, got {features.dtype} of shape "
-            f"{tuple(features.shape)}"
+            f"features must be a float map (B, N, H, W) from before pooling, got {features.dtype} of shape "
+            f"{tuple(features.shape)}: give the tokens of a transformer, (B, HW, N), that shape first"
         )
     channels = features.shape[1]
     channel_groups(channels, num_classes)
-    if keep is not None and (keep.shape != (channels,) or keep.dtype != torch.bool):
+    if keep is None:
+        return
+    if keep.shape != (channels,) or keep.dtype != torch.bool:
         raise ValueError(f"keep must be bool of shape ({channels},), got {keep.dtype} of shape {tuple(keep.shape)}")
+    looked_at = keep.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looked_at and not all(bool(group.any(2).all()) for group in _grouped(keep[None], num_classes)):
+        raise ValueError("keep hides every channel of a class: keep at least one for each, as channel_mask does")

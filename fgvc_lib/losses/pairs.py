@@ -56,7 +56,7 @@ def disjoint_pairs(labels: Tensor, *, generator: torch.Generator | None = None) 
     chosen = starts & (turn <= turn.sort().values[max(pairs // 2, 1) - 1]) & (pairs >= 2)
     positives = chosen.sum()
 
-    # the chosen pairs move to the front, neighbours staying neighbours; the rest keeps its order
+    # the chosen pairs move to the front, neighbors staying neighbors; the rest keeps its order
     taken = chosen | torch.cat([chosen.new_zeros(1), chosen[:-1]])
     order = order[(~taken).int().sort(stable=True).indices]
     n = torch.arange(pairs, device=labels.device)

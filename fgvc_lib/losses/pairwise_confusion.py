@@ -17,7 +17,7 @@ def pairwise_confusion(logits: Tensor, labels: Tensor) -> Tensor:
     .. math:: L_{PC} = \frac1B \sum_{i=1}^{\lfloor B/2 \rfloor}
         [y_i \ne y_{i'}]\, \lVert p_i - p_{i'} \rVert_2^2 \qquad i' = i + \lfloor B/2 \rfloor
 
-    with p the softmax of the logits. A regulariser: it slows down over-confident predictions.
+    with p the softmax of the logits. A regularizer: it slows down over-confident predictions.
 
     The first half of the batch meets the second, so a shuffled batch gives random pairs; the last image of an odd batch
     has no partner. The sum is divided by the batch, as the mean cross-entropy beside it is, and lies in [0, 1]. Its
@@ -31,17 +31,19 @@ def pairwise_confusion(logits: Tensor, labels: Tensor) -> Tensor:
         A float32 scalar (float64 for float64 logits), under autocast too; zero with a zero gradient for B = 1.
 
     Raises:
-        ValueError: for shapes or types that do not fit.
+        ValueError: for shapes or types that do not fit, or an empty batch.
 
     Differences from the released code:
         It takes probabilities, the norm unsquared, pairs of equal labels too, and no odd batch.
     """
-    if logits.ndim != 2 or not logits.is_floating_point() or len(logits) == 0:
-        raise ValueError(f"logits must be non-empty floats (B, C), got {logits.dtype} of shape {tuple(logits.shape)}")
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise ValueError(f"logits must be floats (B, C), got {logits.dtype} of shape {tuple(logits.shape)}")
     if labels.shape != logits.shape[:1] or labels.is_floating_point():
         raise ValueError(
             f"labels must be integers of shape ({len(logits)},), got {labels.dtype} of shape {tuple(labels.shape)}"
         )
+    if len(logits) == 0:
+        raise ValueError("a training batch needs at least one image")
     half = len(logits) // 2
     p = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))  # (B, C)
     distance = (p[:half] - p[half : 2 * half]).square().sum(1)  # (B // 2,)

@@ -5,19 +5,11 @@ from fgvc_lib.methods.base import Method, Output, Phase
 from fgvc_lib.methods.baseline import Baseline
 from fgvc_lib.methods.bcnn import BilinearCNN
 from fgvc_lib.methods.center import Center
-from fgvc_lib.methods.cin import CIN
+from fgvc_lib.methods.cin import BASES, CIN
 from fgvc_lib.methods.mutual_channel import MutualChannel
 from fgvc_lib.methods.tasn import TASN
 
-METHODS: dict[str, type[Method]] = {
-    "ap_cnn": APCNN,
-    "baseline": Baseline,
-    "bcnn": BilinearCNN,
-    "center": Center,
-    "cin": CIN,
-    "mutual_channel": MutualChannel,
-    "tasn": TASN,
-}
+METHODS: dict[str, type[Method]] = BASES | {"cin": CIN}
 """Name in a configuration → class, constructed as ``METHODS[name](backbone, num_classes, **method_args)``."""
 
 __all__ = [

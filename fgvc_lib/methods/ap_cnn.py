@@ -225,7 +225,7 @@ class APCNN(Method):
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        self.check_batch(images, labels)
+        labels = self.check_batch(images, labels)
         if self.training and images.shape[0] < 2:
             raise ValueError(
                 f"AP-CNN's heads normalize over the batch, so training needs at least 2 images, got {images.shape[0]}"

@@ -32,10 +32,11 @@ class Output(NamedTuple):
 
     @property
     def loss(self) -> Tensor:
-        """The sum of the terms, a scalar."""
+        """The sum of the terms, a scalar: float32, or float64 where the method is."""
         if not self.terms:
             raise ValueError("this output has no loss terms: call the method in training mode with labels to get some")
-        return torch.stack([term.float() for term in self.terms.values()]).sum()
+        terms = torch.stack(list(self.terms.values()))
+        return terms.sum(dtype=torch.promote_types(terms.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class Phase:
         groups: torch optimizer groups: dicts with ``params`` and, optionally, ``lr_scale`` (a factor on
             the run's learning rate, default 1) and ``weight_decay``. A parameter in no group is frozen
             for the phase, and a module whose parameters are all frozen stays in evaluation mode.
-        share: the share of the run's epochs; the shares of a method's phases sum to one.
+        fraction: of the run's epochs; the fractions of a method's phases sum to one.
         name: for logs and records.
     """
 
     groups: list[dict[str, Any]]
-    share: float = 1.0
+    fraction: float = 1.0
     name: str = "all"
 
 
@@ -65,12 +66,18 @@ class Method(nn.Module):
     Neither depends on torch's global state, so a run is a function of its seed.
 
     Attributes:
+        revision: of the numbers that the method computes; raised whenever they change, so that a record says which
+            ones it holds.
         sampler: ``None`` for plain shuffling, or ``(P, K)`` for batches of P classes × K images.
         label_smoothing: of :meth:`cross_entropy`; set by the run.
+        splits: how many equal parts a step computes its batch in, micro-batches × processes; set by the run, which
+            averages gradients and terms over them. A term that is a sum over the batch multiplies by it to stay one.
     """
 
+    revision: int = 1
     sampler: tuple[int, int] | None = None
     label_smoothing: float = 0.0
+    splits: int = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,8 +98,9 @@ class Method(nn.Module):
         nothing to do contributes ``0 * x``), because DistributedDataParallel waits for all of them.
 
         Args:
-            images: ``(B, 3, H, W)`` floats, normalised.
-            labels: ``(B,)`` int64 class indices; needed in training mode.
+            images: ``(B, 3, H, W)`` floats, normalized. In training B ≥ 1, and B ≥ 2 for heads with BatchNorm; in
+                evaluation an empty batch gives empty logits.
+            labels: ``(B,)`` class indices, integers of any type; needed in training mode.
         """
         raise NotImplementedError
 
@@ -108,19 +116,31 @@ class Method(nn.Module):
         return [Phase([{"params": list(self.parameters())}])]
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy in float32, with the run's label smoothing."""
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        """Mean cross-entropy in float32 (float64 for float64 logits), with the run's label smoothing."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
-    def check_batch(self, images: Tensor, labels: Tensor | None) -> None:
-        """Refuse a batch that no method can use, in one sentence."""
+    def check_batch(self, images: Tensor, labels: Tensor | None) -> Tensor | None:
+        """Refuse a batch that no method can use, in one sentence; return its labels as int64."""
         if images.ndim != 4 or not images.is_floating_point():
             raise ValueError(
                 f"images must be a float tensor (B, 3, H, W), got {images.dtype} of shape {tuple(images.shape)}"
             )
-        if labels is None:
-            if self.training:
+        if self.training:
+            if labels is None:
                 raise ValueError("labels are needed in training mode; call .eval() first to predict without them")
-        elif labels.shape != images.shape[:1] or labels.is_floating_point():
+            if images.shape[0] == 0:
+                raise ValueError("a training batch needs at least one image, got an empty one")
+            if images.shape[0] == 1 and any(isinstance(m, nn.BatchNorm1d) and m.training for m in self.modules()):
+                raise ValueError(
+                    f"a head of {type(self).__name__} normalizes over the batch, so training needs at least 2 images, "
+                    "got 1: use larger batches or fewer micro-batches"
+                )
+        if labels is None:
+            return None
+        if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
             raise ValueError(
-                f"labels must be integers of shape ({len(images)},), got {labels.dtype} of shape {tuple(labels.shape)}"
+                f"labels must be integers of shape ({images.shape[0]},), got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}"
             )
+        return labels.long()

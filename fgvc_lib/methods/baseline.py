@@ -51,7 +51,7 @@ class Baseline(Method):
         )
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        self.check_batch(images, labels)
+        labels = self.check_batch(images, labels)
         features = self.backbone(images)[self.backbone.last]  # (B, C, h, w)
         pooled = features.mean((2, 3)) if self.pool == "avg" else features.amax((2, 3))  # (B, C)
         logits = self.head(pooled)  # (B, num_classes)

@@ -83,7 +83,7 @@ class BilinearCNN(Method):
         self.head_lr_scale = head_lr_scale
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        self.check_batch(images, labels)
+        labels = self.check_batch(images, labels)
         a = self.backbone(images)[self.backbone.last]  # (B, M, h, w)
         maps = {"features": a.detach()}
         b = None

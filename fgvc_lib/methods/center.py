@@ -1,9 +1,8 @@
-"""Center Loss as a method: a linear classifier whose features are pulled to class centres."""
+"""Center Loss as a method: a linear classifier whose features are pulled to class centers."""
 
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from fgvc_lib.backbones import Backbone
@@ -31,11 +30,10 @@ class Center(Method):
     Args:
         backbone: its pooled last stage is the feature.
         num_classes: n, how many classes there are.
-        weight: λ ≥ 0; 0 is the softmax loss alone (the centres still follow, so that they can be looked at).
+        weight: λ ≥ 0; 0 is the softmax loss alone (the centers still follow, so that they can be looked at).
         alpha: α in [0, 1].
         bias: of the linear classifier.
-        reduction: ``"mean"`` or ``"sum"`` over the batch, for both terms. Under DistributedDataParallel, which
-            averages gradients over ranks, the sums are multiplied by the number of ranks to stay sums.
+        reduction: ``"mean"`` or ``"sum"`` over the whole batch of a step, for both terms.
 
     Output: ``terms`` ``ce`` and ``center``; ``maps`` ``embedding`` ``(B, d)``; ``state`` ``features``, ``labels``.
     """
@@ -59,7 +57,7 @@ class Center(Method):
         self.center_loss = CenterLoss(num_classes, backbone.out_channels, alpha=alpha, reduction=reduction)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        self.check_batch(images, labels)
+        labels = self.check_batch(images, labels)
         features = self.backbone(images)[self.backbone.last].mean((2, 3))  # (B, d)
         logits = self.classifier(features)  # (B, n)
         maps = {"embedding": features.detach()}
@@ -67,8 +65,7 @@ class Center(Method):
             return Output(logits, maps=maps)
         ce, center = self.cross_entropy(logits, labels), self.center_loss(features, labels)
         if self.center_loss.reduction == "sum":
-            ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-            ce, center = ce * len(labels) * ranks, center * ranks
+            ce, center = ce * len(labels) * self.splits, center * self.splits
         return Output(
             logits,
             {"ce": ce, "center": self.weight * center},
@@ -77,7 +74,7 @@ class Center(Method):
         )
 
     def after_step(self, states: list[dict[str, Tensor]]) -> None:
-        """Move the centres by Eq. 4 with all samples of the step."""
+        """Move the centers by Eq. 4 with all samples of the step."""
         self.center_loss.update(
             torch.cat([state["features"] for state in states]), torch.cat([state["labels"] for state in states])
         )

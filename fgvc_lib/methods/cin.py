@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
@@ -21,7 +22,23 @@ from fgvc_lib.layers.non_local import NonLocalBlock
 from fgvc_lib.losses.contrastive import contrastive_loss
 from fgvc_lib.losses.pairs import all_triplets, disjoint_pairs
 from fgvc_lib.losses.pairwise_confusion import pairwise_confusion
+from fgvc_lib.methods.ap_cnn import APCNN
 from fgvc_lib.methods.base import Method, Output, Phase
+from fgvc_lib.methods.baseline import Baseline
+from fgvc_lib.methods.bcnn import BilinearCNN
+from fgvc_lib.methods.center import Center
+from fgvc_lib.methods.mutual_channel import MutualChannel
+from fgvc_lib.methods.tasn import TASN
+
+BASES: dict[str, type[Method]] = {
+    "ap_cnn": APCNN,
+    "baseline": Baseline,
+    "bcnn": BilinearCNN,
+    "center": Center,
+    "mutual_channel": MutualChannel,
+    "tasn": TASN,
+}
+"""Name of a method that CIN can be built around → class."""
 
 
 def _squeeze_excitation(channels: int, *, reduction: int = 16) -> nn.Module:
@@ -36,8 +53,24 @@ def _identity(channels: int) -> nn.Module:
     return nn.Identity()
 
 
+class _Phi(SelfChannelInteraction):
+    """SCI without its relation, W = I: the convolution alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.combine(x, x)
+
+
+class _Mean(SelfChannelInteraction):
+    """SCI with a relation that prefers no channel, W = 1/c: every channel receives the mean map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.combine(x, x.mean(1, keepdim=True).expand_as(x))
+
+
 BLOCKS: dict[str, Callable[..., nn.Module]] = {
     "none": _identity,
+    "phi": _Phi,
+    "mean": _Mean,
     "se": _squeeze_excitation,
     "non_local": NonLocalBlock,
     "pos_sci": _positive,
@@ -68,10 +101,12 @@ class CIN(Method):
 
     The rows of the paper's ablation, and what they are compared with (all with the same batches):
 
-    ================  ================================================
+    ================  =====================================================================================
     row               arguments
-    ================  ================================================
+    ================  =====================================================================================
     baseline          ``block="none", contrast="none"``
+    φ alone           ``block="phi", contrast="none"``, W = I: the convolution without channel interaction
+    mean map          ``block="mean", contrast="none"``, W = 1/c: every channel receives the same
     SE                ``block="se", contrast="none"``
     non-local         ``block="non_local", contrast="none"``
     Pos-SCI           ``block="pos_sci", contrast="none"``
@@ -80,9 +115,9 @@ class CIN(Method):
     SCI + CCI         the defaults
     triplet loss      ``contrast="triplet"`` (``margin=0.2``)
     pairwise conf.    ``contrast="confusion"`` (``alpha=10``)
-    ================  ================================================
+    ================  =====================================================================================
 
-    SCI and CCI in another method, behind any stage: ``base="bcnn", base_args={"head_share": 0}, stage="layer2"``. The
+    SCI and CCI in another method, behind any stage: ``base="bcnn", base_args={"head_fraction": 0}, stage="layer2"``. The
     weights of the base method do not depend on ``block`` and ``contrast``, so rows with one seed start from the same
     network.
 
@@ -95,23 +130,29 @@ class CIN(Method):
     Differences from the paper:
         h and ψ see maps averaged over locations (``map_size=None``). On flattened maps of 2048 × 14 × 14, h alone has
         205.5 M parameters and the input size is fixed. ``block_args={"scale": "none"}`` is the paper's unscaled
-        softmax. The embedding of the triplet loss is L2-normalised, its distances are not squared
-        (:func:`torch.nn.functional.triplet_margin_loss`) and it takes all triplets instead of semi-hard ones.
+        softmax and ``{"normalize": False}`` its φ without the factor of
+        :class:`~fgvc_lib.layers.channel_interaction.SelfChannelInteraction`. The paper does not say whether h is
+        normalized. Here its output has length one, so that β is a distance on the unit sphere and the gradient of h
+        does not grow with the features; ``normalize=False`` leaves it. The triplet loss sees the same h, its distances
+        are not squared (:func:`torch.nn.functional.triplet_margin_loss`) and it takes all triplets instead of
+        semi-hard ones.
 
     Args:
         backbone: the block is attached to it, in place.
         num_classes: number of classes.
-        block: ``"none"``, ``"se"``, ``"non_local"``, ``"pos_sci"`` or ``"sci"``.
-        block_args: keyword arguments of the block: ``scale`` and ``zero_init`` of SCI, ``reduction`` of the others.
+        block: a key of :data:`BLOCKS`.
+        block_args: keyword arguments of the block: ``scale``, ``normalize`` and ``zero_init`` of SCI, ``reduction`` of
+            SE and non-local.
         contrast: ``"none"``; ``"features"``, the contrastive loss on the block's output; ``"cci"``, the same on Z';
             ``"triplet"`` on the block's output; ``"confusion"``, pairwise confusion of the logits.
         stage: the backbone's stage to attach to; None for the last.
         alpha: weight of the added loss.
         margin: of the contrastive or triplet loss.
-        embedding: r, the length of the projection.
+        embedding: r, the width of h's output.
+        normalize: scale h's output to length one.
         map_size: None, or ``(h, w)``, the size of the stage's maps, to flatten them for h and ψ.
         sampler: ``(P, K)``, or None for plain shuffling. Kept by the rows without contrast too.
-        base: a key of :data:`fgvc_lib.methods.METHODS`.
+        base: a key of :data:`BASES`.
         base_args: its keyword arguments.
 
     Output: the base method's, and ``terms`` ``contrastive``, ``triplet`` or ``confusion``; ``maps`` ``block_input`` and
@@ -125,20 +166,19 @@ class CIN(Method):
         backbone: Backbone,
         num_classes: int,
         *,
-        block: Literal["none", "se", "non_local", "pos_sci", "sci"] = "sci",
+        block: Literal["none", "phi", "mean", "se", "non_local", "pos_sci", "sci"] = "sci",
         block_args: Mapping[str, Any] | None = None,
         contrast: Literal["none", "features", "cci", "triplet", "confusion"] = "cci",
         stage: str | None = None,
         alpha: float = 2.0,
         margin: float = 0.5,
         embedding: int = 512,
+        normalize: bool = True,
         map_size: Sequence[int] | None = None,
         sampler: Sequence[int] | None = (4, 5),
         base: str = "baseline",
         base_args: Mapping[str, Any] | None = None,
     ) -> None:
-        from fgvc_lib.methods import METHODS  # here, because that module imports this one
-
         super().__init__()
         if block not in BLOCKS:
             raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {block!r}")
@@ -148,17 +188,18 @@ class CIN(Method):
             raise ValueError(
                 f"contrast='cci' compares what SCI finds, so block must be 'sci' or 'pos_sci', got {block!r}"
             )
-        if base not in METHODS:
-            raise ValueError(f"base must be one of {', '.join(METHODS)}, got {base!r}")
+        if base not in BASES:
+            raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
         if alpha < 0 or margin <= 0:
             raise ValueError(f"alpha must not be negative and margin must be positive, got {alpha} and {margin}")
         self.contrast = contrast
         self.alpha = alpha
         self.margin = margin
+        self.normalize = normalize
         self.map_size = map_size
         self.sampler = None if sampler is None else (sampler[0], sampler[1])
 
-        self.base = METHODS[base](backbone, num_classes, **(base_args or {}))  # type: ignore[call-arg]
+        self.base = BASES[base](backbone, num_classes, **(base_args or {}))  # type: ignore[call-arg]
         self.base.shared_generator, self.base.rank_generator = self.shared_generator, self.rank_generator
         stage = backbone.last if stage is None else stage
         if stage not in backbone.stages:
@@ -173,8 +214,8 @@ class CIN(Method):
         )
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        self.check_batch(images, labels)
-        self.base.label_smoothing = self.label_smoothing
+        labels = self.check_batch(images, labels)
+        self.base.label_smoothing, self.base.splits = self.label_smoothing, self.splits
         seen: list[tuple[Tensor, Tensor]] = []
         self.attached.seen = seen
         try:
@@ -200,7 +241,7 @@ class CIN(Method):
             return pairwise_confusion(logits, labels)
         if self.contrast == "triplet":
             anchor, positive, negative = all_triplets(labels)  # (T,) each
-            e = F.normalize(self._embed(self._seen(z)), dim=1)  # (B, r)
+            e = self._embed(self._seen(z))  # (B, r)
             losses = F.triplet_margin_loss(e[anchor], e[positive], e[negative], margin=self.margin, reduction="sum")
             return (losses + 0 * e.sum()) / max(len(anchor), 1)
         a, b = disjoint_pairs(labels, generator=self.rank_generator)  # (N,) each
@@ -217,9 +258,11 @@ class CIN(Method):
         return locations(z, self.map_size).flatten(1)
 
     def _embed(self, features: Tensor) -> Tensor:
-        """h: → ``(N, r)`` float32."""
+        """h: → ``(N, r)``, float32 under autocast too."""
         assert self.project is not None
-        return self.project(features).float()  # type: ignore[no-any-return]
+        e: Tensor = self.project(features)
+        e = e.to(torch.promote_types(e.dtype, torch.float32))
+        return F.normalize(e, dim=1) if self.normalize else e
 
     def after_step(self, states: list[dict[str, Tensor]]) -> None:
         """The base method's."""
@@ -227,11 +270,10 @@ class CIN(Method):
 
     def phases(self) -> list[Phase]:
         """The base method's; what this method adds trains in all of them."""
+        added = [p for m in (self.attached, self.cci, self.project) if m is not None for p in m.parameters()]
         phases = []
         for phase in self.base.phases():
             trained = {id(p) for group in phase.groups for p in group["params"]}
-            added = [*self.attached.parameters()]
-            added += [p for module in (self.cci, self.project) if module is not None for p in module.parameters()]
             new = [p for p in added if id(p) not in trained]
-            phases.append(Phase(phase.groups + [{"params": new}] * bool(new), phase.share, phase.name))
+            phases.append(Phase(phase.groups + [{"params": new}] * bool(new), phase.fraction, phase.name))
         return phases

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fgvc_lib.backbones import Backbone
 from fgvc_lib.layers.head import bn_elu_head, linear_head
-from fgvc_lib.losses.mutual_channel import MutualChannelLoss, Weighting, channel_groups
+from fgvc_lib.losses._mutual_channel_kernel import FastMutualChannelLoss
+from fgvc_lib.losses.mutual_channel import CrossChannel, Weighting, channel_groups
 from fgvc_lib.losses.pairwise_confusion import pairwise_confusion
 from fgvc_lib.methods.base import Method, Output, Phase
 
@@ -27,17 +28,18 @@ class MutualChannel(Method):
     =======  =====================  =========  =======================================================================
     symbol   argument               default    source
     =======  =====================  =========  =======================================================================
-    μ        ``mu``                 1.5        from scratch, paper and release; fine-tuning: 0.0005 in the release
-    λ        ``lam``                10         as the paper is quoted; the release from scratch: 4.44, see
+    μ        ``mu``                 1.5        from scratch, paper and official; fine-tuning: 0.0005 official
+    λ        ``lam``                10         as the paper is quoted; official from scratch: 4.44, see
                                                :func:`fgvc_lib.losses.mutual_channel.paper_weights`
-    ξ        ``xi``                 None       3 from scratch, in paper and release; None: whatever the channels give
-    \        ``head``               "bn_elu"   BN, FC, BN, ELU, FC as released; "linear" to see what the head does
-    \        ``pool``               "max"      the release's ResNet; "grid" its VGG; "avg"
-    \        ``backbone_lr_scale``  1          from scratch; 0.1 in the release for a pretrained backbone
+    ξ        ``xi``                 None       3 from scratch, paper and official; None: whatever the channels give
+    \        ``head``               "bn_elu"   BN, FC, BN, ELU, FC as official; "linear" to see what the head does
+    \        ``pool``               "max"      the official ResNet's; "grid" its VGG's; "avg"
+    \        ``backbone_lr_scale``  1          from scratch; 0.1 official for a pretrained backbone
     =======  =====================  =========  =======================================================================
 
     Args:
-        backbone: its last stage is F. ResNet-18 needs ``strides=(1, 2, 2, 1)`` for the released 14 × 14 map at 224 px.
+        backbone: its last stage is F. ResNet-18 needs ``strides=(1, 2, 2, 1)`` for the official 14 × 14 map at 224 px;
+            the official VGG-16 has 600 channels at conv4_3 too, not in the last convolution alone as here.
         num_classes: c, how many classes there are.
         xi: ξ, checked against the backbone.
         mu: 0 trains cross-entropy alone: the baseline with the very same head, ``"grid"`` included.
@@ -65,7 +67,7 @@ class MutualChannel(Method):
         mu: float = 1.5,
         lam: float = 10.0,
         drop: float = 0.5,
-        cross_channel: Literal["max", "avg"] = "max",
+        cross_channel: CrossChannel = "max",
         weighting: Weighting = "paper",
         parts: Literal["both", "dis", "div"] = "both",
         confusion: float = 0.0,
@@ -98,7 +100,7 @@ class MutualChannel(Method):
         self.pool = pool
         self.map_size = None if map_size is None else tuple(map_size)
         self.backbone_lr_scale = backbone_lr_scale
-        self.mutual_channel = MutualChannelLoss(
+        self.mutual_channel = FastMutualChannelLoss(
             num_classes, mu=mu, lam=lam, drop=drop, cross_channel=cross_channel, weighting=weighting, parts=parts
         )
         features = channels if map_size is None else channels * (map_size[0] // 2) * (map_size[1] // 2)
@@ -109,7 +111,7 @@ class MutualChannel(Method):
         )
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        self.check_batch(images, labels)
+        labels = self.check_batch(images, labels)
         features = self.backbone(images)[self.backbone.last]  # (B, N, h, w)
         logits = self.head(self._pooled(features))  # (B, c)
         maps = {"features": features.detach()}
@@ -157,6 +159,6 @@ def class_maps(features: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     start = classes * xi + (classes - smaller).clamp(min=0)  # (B,) the classes from `smaller` on have ξ + 1
     offset = torch.arange(largest, device=features.device)  # (ξ,)
     channel = (start[:, None] + offset).clamp(max=features.shape[1] - 1)  # (B, ξ)
-    picked = features[torch.arange(len(features), device=features.device)[:, None], channel]  # (B, ξ, h, w)
+    picked = features[torch.arange(features.shape[0], device=features.device)[:, None], channel]  # (B, ξ, h, w)
     present = offset < xi + (classes >= smaller).long()[:, None]  # (B, ξ)
     return picked * present[:, :, None, None]

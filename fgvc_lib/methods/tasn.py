@@ -236,7 +236,7 @@ class TASN(Method):
         return sampled.reshape(*shape, *sampled.shape[1:]), grid.view(*shape, *grid.shape[1:])
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        self.check_batch(images, labels)
+        labels = self.check_batch(images, labels)
         terms: dict[str, Tensor] = {}
         maps: dict[str, Tensor] = {}
         attention: Tensor | None = None

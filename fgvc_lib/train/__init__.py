@@ -1,14 +1,13 @@
-"""The training engine: one readable loop, and what it needs to be fast, restartable and distributed."""
+"""The training engine: one readable loop, and what it needs to be fast, restartable and distributed.
 
-from fgvc_lib.train.build import build
-from fgvc_lib.train.checkpoint import CheckpointError
-from fgvc_lib.train.compiled import CompileError
-from fgvc_lib.train.evaluate import evaluate, predict
-from fgvc_lib.train.loop import Fitted, fit
+Read ``trainer.py`` from top to bottom; every other file holds one part of it.
+"""
+
+from fgvc_lib.train.checkpoint import CheckpointError, seed_everything
+from fgvc_lib.train.evaluation import evaluate, predict
 from fgvc_lib.train.machine import Stopped
-from fgvc_lib.train.random_state import seed_everything
-from fgvc_lib.train.trained import Info, load_trained
-from fgvc_lib.train.watch import NonFiniteLoss
+from fgvc_lib.train.model import Info, build, load_trained
+from fgvc_lib.train.trainer import CompileError, Fitted, NonFiniteLoss, fit
 
 __all__ = [
     "CheckpointError",

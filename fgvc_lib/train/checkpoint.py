@@ -1,15 +1,18 @@
-"""Checkpoints that survive being killed while they are written, and are never trusted blindly when read."""
+"""Checkpoints that survive being killed while they are written and are never trusted blindly; random states."""
 
 from __future__ import annotations
 
 import os
+import random
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 _NAME = re.compile(r"checkpoint-(\d{8})\.pt")
@@ -84,24 +87,37 @@ class Checkpoints:
         return None
 
 
-def write_atomically(content: Any, path: Path) -> None:
-    """``torch.save`` such that ``path`` holds either its old content or all of the new one, whatever happens."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` whose file takes its place when the block ends, and is removed on an error.
+
+    ``path`` then holds either its old content or all of the new one, whatever happens: the file and its name reach the
+    disk before anything goes on.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        with open(partial, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
     finally:
-        partial.unlink(missing_ok=True)
-    if os.name == "posix":  # the rename itself must reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":
+        _flush(path.parent)
+
+
+def write_atomically(content: Any, path: Path) -> None:
+    """``torch.save`` by :func:`replacing`."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_checked(path: Path) -> Any:
@@ -126,3 +142,44 @@ def _differences(expected: dict[str, Any], found: dict[str, Any], prefix: str = 
         elif here != there:
             texts.append(f"{prefix}{key} is {there!r} instead of {here!r}")
     return "; ".join(text for text in texts if text)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party code may draw from the global generator
+    torch.manual_seed(seed)
+
+
+def get_random_state(device: torch.device) -> dict[str, Any]:
+    """All global random states, as tensors and plain data that ``torch.load(weights_only=True)`` accepts."""
+    version, words, gauss = random.getstate()
+    words_of_numpy: Any
+    name, words_of_numpy, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [name, torch.from_numpy(words_of_numpy.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put back what :func:`get_random_state` returned."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextmanager
+def private_random_state(device: torch.device) -> Iterator[None]:
+    """Whatever is seeded and drawn inside, outside nothing has changed."""
+    state = get_random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(state, device)

@@ -27,26 +27,6 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def pick_device(device: torch.device | str | None) -> torch.device:
-    """``device``, or else this process's GPU (``LOCAL_RANK``), or else the CPU."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device must be cuda, cuda:N or cpu, got {device!r}") from None
-    if device.type not in ("cuda", "cpu"):
-        raise ValueError(f"device must be cuda, cuda:N or cpu, got '{device}'")
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"device {device} was asked for, but torch {torch.__version__} finds no CUDA device here")
-        if device.index is None:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        if device.index >= torch.cuda.device_count():
-            raise ValueError(f"device {device} was asked for, but there are {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the group that ``torchrun`` announces, on any number of machines, and leave it at the end.
@@ -66,10 +46,14 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def mean(values: Tensor) -> Tensor:
-    """``values`` averaged over the processes, in place; not finite where any of them is not."""
+    """``values`` averaged over the processes; not finite where any of them is not."""
+    return total(values) / world_size()
+
+
+def total(values: Tensor) -> Tensor:
+    """``values`` summed over the processes, in place."""
     if dist.is_initialized():
         dist.all_reduce(values)
-        values /= world_size()
     return values
 
 

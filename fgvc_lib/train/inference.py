@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fgvc_lib.data.folder import EXTENSIONS
+from fgvc_lib.data.image_folder import EXTENSIONS
 from fgvc_lib.data.images import read_image, square
 from fgvc_lib.methods import Method
-from fgvc_lib.train.trained import Info
+from fgvc_lib.train.model import Info
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Prediction:
     Attributes:
         path: of the file.
         probabilities: ``(C,)``, in the order of the classes.
-        image: the square that the method saw, RGB or grey.
+        image: the square that the method saw, RGB or gray.
         attention: ``(h, w)``, non-negative; None where the method has no spatial map.
     """
 
@@ -113,12 +113,12 @@ def overlay(image: Image.Image, attention: Tensor, *, strength: float = 0.5) -> 
     Args:
         image: of any size.
         attention: enlarged to it bilinearly.
-        strength: share of the colours in the mixture.
+        strength: weight of the colors in the mixture.
     """
     from matplotlib import colormaps
 
     low, high = attention.min(), attention.max()
     scaled = (attention - low) / (high - low).clamp_min(1e-12)
     large = F.interpolate(scaled[None, None], (image.height, image.width), mode="bilinear", align_corners=False)[0, 0]
-    colours = (255 * colormaps["viridis"](large.numpy())[..., :3]).astype(np.uint8)  # (H, W, 3)
-    return Image.blend(image.convert("RGB"), Image.fromarray(colours), strength)
+    colors = (255 * colormaps["viridis"](large.numpy())[..., :3]).astype(np.uint8)  # (H, W, 3)
+    return Image.blend(image.convert("RGB"), Image.fromarray(colors), strength)

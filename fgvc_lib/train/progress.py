@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 
-class Progress:
+class ProgressBar:
     """A tqdm bar with loss terms, images per second and time left; scalars for TensorBoard.
 
     Args:
@@ -51,7 +51,7 @@ class Progress:
                 self._writer.add_scalar(f"epoch/{name}", row[name], step)
             self._writer.flush()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *error: object) -> None:

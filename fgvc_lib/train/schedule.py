@@ -26,17 +26,17 @@ def stretches(phases: list[Phase], total: int) -> list[Stretch]:
     """Share out ``total`` optimizer steps; every phase gets at least one, the first ones where there are too few.
 
     Raises:
-        ValueError: shares that do not sum to one.
+        ValueError: fractions that do not sum to one.
     """
-    shares = [phase.share for phase in phases]
-    if not phases or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"the shares of a method's phases must be positive and sum to 1, got {shares}")
+    fractions = [phase.fraction for phase in phases]
+    if not phases or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"the fractions of a method's phases must be positive and sum to 1, got {fractions}")
     plan: list[Stretch] = []
-    start, share = 0, 0.0
+    start, fraction = 0, 0.0
     for index, phase in enumerate(phases):
-        share += phase.share
+        fraction += phase.fraction
         left = len(phases) - index - 1
-        stop = total if left == 0 else min(max(round(share * total), start + 1), max(total - left, start + 1), total)
+        stop = total if left == 0 else min(max(round(fraction * total), start + 1), max(total - left, start + 1), total)
         if stop > start:
             plan.append(Stretch(index, phase, start, stop))
         start = stop
@@ -47,14 +47,14 @@ def learning_rate(config: Config, stretch: Stretch, step: int, total: int) -> fl
     """The run's learning rate at ``step``, before a group's ``lr_scale``.
 
     Linear warm-up over the first ``config.warmup`` of each phase, then ``cosine`` to zero at the phase's end, ``step``
-    (times ``gamma`` at each milestone, a share of the whole run) or ``constant``.
+    (times ``gamma`` at each milestone, a fraction of the whole run) or ``constant``.
     """
     done, length = step - stretch.start, stretch.stop - stretch.start
     warmup = round(config.warmup * length)
     if config.schedule == "cosine":
         factor = 0.5 + 0.5 * math.cos(math.pi * max(done - warmup, 0) / max(length - warmup, 1))
     elif config.schedule == "step":
-        factor = config.gamma ** sum(step >= share * total for share in config.milestones)
+        factor = config.gamma ** sum(step >= fraction * total for fraction in config.milestones)
     else:
         factor = 1.0
     if done < warmup:

@@ -88,10 +88,35 @@ FACTS = r"""async () => {
   };
 }"""
 
-# Equations that only scrolling shows whole, by what they stand in
-CUT = r"""() => [...document.querySelectorAll("mjx-container[display]")]
-  .filter(node => node.scrollWidth > node.clientWidth + 2)
-  .map(node => (node.closest("dd")?.previousElementSibling || node.closest("[id]") || document.body).id)"""
+# Equations that only scrolling shows whole, those that leave their column or touch their number, and what scrolls
+# sideways without a fading edge to say so or without a stop of the keyboard
+LAYOUT = r"""async () => {
+  await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+  const scrolls = node => node.scrollWidth > node.clientWidth + 1;
+  const seen = {cut: [], astray: [], unmarked: []};
+  for (const node of document.querySelectorAll("mjx-container[display]")) {
+    const name = (node.closest("dd")?.previousElementSibling || node.closest("[id]") || document.body).id;
+    const clips = getComputedStyle(node).overflowX !== "visible";
+    const box = (clips ? node : node.querySelector("svg")).getBoundingClientRect();
+    const column = node.parentElement.getBoundingClientRect();
+    const number = node.parentElement.querySelector(".eqno")?.getBoundingClientRect();
+    if (scrolls(node)) seen.cut.push(name);
+    if (box.left < column.left - 1 || box.right > (number ? number.left : column.right) + 1) seen.astray.push(name);
+  }
+  for (const node of (document.querySelector("article") || document.body).querySelectorAll("*")) {
+    const style = getComputedStyle(node);
+    if (!/auto|scroll/.test(style.overflowX) || !scrolls(node)) continue;
+    if (style.maskImage === "none" || node.tabIndex < 0)
+      seen.unmarked.push(`${node.tagName} ${node.className}: ${node.textContent.trim().slice(0, 40)}`);
+  }
+  return seen;
+}"""
+
+# The x-height, by which MathJax sizes equations, as a fraction of the font's size
+HEIGHTS = r"""() => [...document.querySelectorAll("mjx-container[display] > svg")].map(node => {
+  const width = node.getBoundingClientRect().width / parseFloat(node.getAttribute("width"));
+  return width / parseFloat(getComputedStyle(node).fontSize);
+})"""
 
 # What leaves the page at its right-hand side without a box of its own to scroll in
 OVERFLOW = r"""() => {
@@ -121,8 +146,8 @@ SAMPLE = r"""known => {
   document.querySelectorAll("[data-sample]").forEach(node => node.removeAttribute("data-sample"));
   const ground = node => {
     for (let box = node; box; box = box.parentElement) {
-      const colour = getComputedStyle(box).backgroundColor;
-      if (colour !== "rgba(0, 0, 0, 0)") return colour;
+      const color = getComputedStyle(box).backgroundColor;
+      if (color !== "rgba(0, 0, 0, 0)") return color;
     }
     return "";
   };
@@ -151,6 +176,8 @@ class Visit:
 
     facts: dict[str, Any]
     cut: list[str] = field(default_factory=list)
+    astray: list[str] = field(default_factory=list)
+    unmarked: list[str] = field(default_factory=list)
     wide: list[str] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
@@ -277,8 +304,11 @@ def visits(site: str, tab: Any, traffic: Traffic) -> dict[str, Visit]:
         tab.goto(site + page, wait_until="load")
         visit = seen[page] = Visit(tab.evaluate(FACTS))
         tab.set_viewport_size(DESKTOP)
-        visit.cut = tab.evaluate(CUT)
+        wide = tab.evaluate(LAYOUT)
         tab.set_viewport_size(PHONE)
+        narrow = tab.evaluate(LAYOUT)
+        visit.cut = wide["cut"]
+        visit.astray, visit.unmarked = (wide[kind] + narrow[kind] for kind in ("astray", "unmarked"))
         visit.keys = keyboard(tab)
         visit.findings = contrast(tab, known)
         tab.evaluate("document.documentElement.dataset.theme = 'dark'")
@@ -347,6 +377,23 @@ def test_mathematics_is_drawn(visits):
 
 def test_equations_fit_the_text_on_a_desktop(visits):
     assert each(visits, "cut") == []
+
+
+def test_equations_keep_to_their_column_beside_their_number(visits):
+    assert each(visits, "astray") == []
+
+
+def test_what_scrolls_says_so_and_the_keyboard_reaches_it(visits):
+    assert each(visits, "unmarked") == []
+
+
+def test_the_size_of_equations_does_not_depend_on_the_fonts_of_a_system(site, tab, traffic):
+    traffic.page = "notebooks/05_channel_interaction.html"
+    tab.goto(site + traffic.page)
+    tab.evaluate(FACTS)
+    heights = tab.evaluate(HEIGHTS)
+    assert len(heights) > 3
+    assert heights == pytest.approx([0.5] * len(heights), abs=0.01)
 
 
 def test_pages_fit_a_phone(visits):
@@ -422,7 +469,7 @@ def test_an_offline_file_needs_nothing_beside_it(browser, chapter):
     traffic.watch(context)
     tab = context.new_page()
     tab.goto(path.as_uri(), wait_until="load")
-    facts, wide, known = tab.evaluate(FACTS), tab.evaluate(OVERFLOW), []
+    facts, layout, wide, known = tab.evaluate(FACTS), tab.evaluate(LAYOUT), tab.evaluate(OVERFLOW), []
     found = contrast(tab, known)
     tab.emulate_media(color_scheme="dark")
     found += contrast(tab, known) + everything_else(tab)
@@ -430,6 +477,7 @@ def test_an_offline_file_needs_nothing_beside_it(browser, chapter):
     context.close()
     assert [url for _, url in traffic.asked if not url.startswith("data:")] == [path.as_uri()]
     assert (traffic.failed, traffic.console, wide, found) == ([], [], [], [])
+    assert (layout["astray"], layout["unmarked"]) == ([], [])
     assert facts["maths"] > 0
     assert (facts["drawn"], facts["errors"], facts["raw"]) == (facts["maths"], [], [])
     assert [image for image in facts["images"] if not image[1] or len(image[2]) < 10] == []

@@ -18,7 +18,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def root(tmp_path):
-    """Two classes of four 20 × 10 images, two of them training; each image is one grey level, its number times ten."""
+    """Two classes of four 20 × 10 images, two of them training; each image is one gray level, its number times ten."""
     base = tmp_path / "CUB_200_2011"
     tables = {name: [] for name in ("images", "image_class_labels", "train_test_split", "bounding_boxes", "part_locs")}
     names = ["001.Blue_bird", "002.Red_bird"]
@@ -42,7 +42,7 @@ def root(tmp_path):
 
 
 def test_official_split_labels_boxes_points(root):
-    data = load("cub", root=str(root), image_size=20, val_share=0.5)
+    data = load("cub", root=str(root), image_size=20, val_fraction=0.5)
     assert data.classes == ("Blue bird", "Red bird")
     assert data.part_names == ("beak", "left eye")
     assert sorted(data.test.images[:, 0, 0, 0].tolist()) == [20, 40, 60, 80]

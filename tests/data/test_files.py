@@ -1,17 +1,15 @@
-"""Image files: listings, decoding, bad files, and the two input paths against each other."""
+"""Image files: listings, decoding, bad files."""
 
 import os
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from fgvc_lib.data import Loader, load
+from fgvc_lib.data import load
 from fgvc_lib.data.decoding import decode_all
 from fgvc_lib.data.files import Files, Item, data_root, select
-from fgvc_lib.data.folder import folder_files
-from fgvc_lib.data.streaming import ImageFiles, stream
+from fgvc_lib.data.image_folder import folder_files
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +36,7 @@ def birds_folder(tmp_path):
 
 class TestFolder:
     def test_one_folder_per_class(self, birds_folder):
-        data = load("folder", root=str(birds_folder), image_size=16, test_share=0.34, val_share=0.25)
+        data = load("folder", root=str(birds_folder), image_size=16, test_fraction=0.34, val_fraction=0.25)
         assert data.classes == ("crow", "owl", "wren")
         assert [split.labels.bincount().tolist() for split in (data.train, data.val, data.test)] == [
             [3] * 3,
@@ -89,7 +87,7 @@ class TestFolder:
 
 class TestDecoding:
     def test_the_label_stays_with_its_image(self, tmp_path):
-        root = tmp_path / "grey"
+        root = tmp_path / "gray"
         for level in (0, 100, 200):
             for i in range(8):
                 (root / f"{level:03d}").mkdir(parents=True, exist_ok=True)
@@ -181,48 +179,9 @@ class TestParts:
         points = np.array([[20.0, 10.0], [np.nan, np.nan]])
         item = Item(tmp_path / "a.png", "a.png", 0, box=(0, 0, 40, 10), points=points)
         files = Files("toy", ("a",), [item], [item], part_names=("middle", "none"))
-        data = decode_all(files, image_size=60, resize=80, val_share=0)
+        data = decode_all(files, image_size=60, resize=80, val_fraction=0)
         assert data.train.parts["object_boxes"].tolist() == [[0, 0, 80, 40]]
         assert data.train.parts["points"][0, 0].tolist() == [40, 40]
         assert data.test.parts["object_boxes"].tolist() == [[-10, -10, 70, 30]]
         assert data.test.parts["points"][0, 0].tolist() == [30, 30]
         assert np.isnan(data.test.parts["points"][0, 1]).all()
-
-
-class TestStreaming:
-    @pytest.mark.parametrize("resize", [None, 20])
-    def test_cache_and_loader_give_the_same_images_at_evaluation(self, birds_folder, resize):
-        data = load("folder", root=str(birds_folder), image_size=16, resize=resize)
-        files = select(folder_files(root=str(birds_folder)))
-        cached = Loader(data, "test", 2, train=False, seed=0, device="cpu").epoch(0)
-        streamed = stream(files, "test", 2, train=False, image_size=16, resize=resize)
-        for a, b in zip(cached, streamed, strict=True):
-            for x, y in zip(a, b, strict=True):
-                assert torch.equal(x, y)
-
-    def test_training_shuffles_by_seed_and_augments(self, birds_folder):
-        files = select(folder_files(root=str(birds_folder)))
-
-        def epoch(seed):
-            torch.manual_seed(0)
-            return list(stream(files, "train", 4, train=True, image_size=16, seed=seed))
-
-        a, b, c = epoch(0), epoch(0), epoch(1)
-        assert len(a) == len(files.train) // 4
-        assert all(torch.equal(x[0], y[0]) and torch.equal(x[2], y[2]) for x, y in zip(a, b, strict=True))
-        assert not torch.equal(a[0][2], c[0][2])
-        plain = ImageFiles(files.train, image_size=16)
-        assert not torch.equal(a[0][0], torch.stack([plain[i][0] for i in a[0][2].tolist()]))
-
-    def test_worker_processes(self, birds_folder):
-        files = select(folder_files(root=str(birds_folder)))
-        (here,) = stream(files, "test", 9, train=False, image_size=16)
-        (there,) = stream(files, "test", 9, train=False, image_size=16, workers=1)
-        assert torch.equal(here[0], there[0])
-
-    def test_refusals(self, birds_folder):
-        files = select(folder_files(root=str(birds_folder)))
-        with pytest.raises(ValueError, match="no split 'all'"):
-            stream(files, "all", 2, train=False, image_size=16)
-        with pytest.raises(ValueError, match="got resize=8"):
-            stream(files, "test", 2, train=False, image_size=16, resize=8)

@@ -40,7 +40,7 @@ def test_cmyk_jpeg(tmp_path):
     assert max(green, blue) < 15
 
 
-def test_palette_with_a_transparent_colour(tmp_path):
+def test_palette_with_a_transparent_color(tmp_path):
     path = tmp_path / "a.png"
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])

@@ -8,19 +8,21 @@ import pytest
 import torch
 
 from fgvc_lib.data import DATASETS, load
-from fgvc_lib.data.digits import _enlarge
 from fgvc_lib.data.files import data_root
+from fgvc_lib.data.handwritten import _enlarge
 
 
 def test_unknown_names_and_arguments():
     with pytest.raises(ValueError, match="no data set 'bird': choose from birds, birds_oracle, digits"):
         load("bird")
-    with pytest.raises(ValueError, match="'birds' has no argument clases: choose from classes, per_class"):
+    with pytest.raises(ValueError, match="'birds': unknown argument clases: choose from classes, per_class"):
         load("birds", clases=3)
-    with pytest.raises(ValueError, match="'cub' has no argument size: choose from root, download, image_size"):
+    with pytest.raises(ValueError, match="'cub': unknown argument size: choose from root, download, image_size"):
         load("cub", size=3)
-    with pytest.raises(ValueError, match="'folder' needs the argument root"):
+    with pytest.raises(ValueError, match="'folder': the argument root is needed"):
         load("folder")
+    with pytest.raises(ValueError, match="'folder': resize must be a valid integer, got '40'"):
+        load("folder", root="x", resize="40")
 
 
 @pytest.mark.parametrize("name", sorted(set(DATASETS) - {"birds", "birds_oracle", "digits", "folder"}))
@@ -44,9 +46,9 @@ def test_digits_are_frozen_and_stratified():
     assert data.fingerprint == "4f867793e5e5afa2"
     assert data.train.images.shape[1:] == (1, 28, 28)
     assert len(data.train) + len(data.val) + len(data.test) == 1797
-    for split, share in ((data.test, 0.25), (data.val, 0.75 * 0.15)):
+    for split, fraction in ((data.test, 0.25), (data.val, 0.75 * 0.15)):
         counts = split.labels.bincount()
-        assert (counts / 179.7 - share).abs().max() < 0.01
+        assert (counts / 179.7 - fraction).abs().max() < 0.01
     assert load("digits", seed=1).fingerprint != data.fingerprint
 
 

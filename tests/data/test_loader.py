@@ -103,8 +103,8 @@ class TestTraining:
         assert next(loader(data).epoch(0))[0].shape == (10, 3, 8, 8)
         plain = make_data(size=8, stored=12, augment=())
         images, _, indices = next(loader(plain).epoch(0))
-        centre = torch.from_numpy(plain.train.images[indices.numpy()][:, :, 2:10, 2:10])
-        torch.testing.assert_close(images[:, 0], (centre[:, 0] / 255 - 0.5) / 0.2)
+        center = torch.from_numpy(plain.train.images[indices.numpy()][:, :, 2:10, 2:10])
+        torch.testing.assert_close(images[:, 0], (center[:, 0] / 255 - 0.5) / 0.2)
 
 
 class TestEvaluation:

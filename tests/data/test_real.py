@@ -32,7 +32,7 @@ def test_aircraft(tmp_path):
     split = {"trainval": (0, 1, 2, 4, 5, 6), "test": (3, 7), "train": (0, 4), "val": (1, 5)}
     for name, members in split.items():
         (base / f"images_variant_{name}.txt").write_text("\n".join(rows[i] for i in members))
-    data = load("aircraft", image_size=8, val_share=0.3)
+    data = load("aircraft", image_size=8, val_fraction=0.3)
     assert data.classes == ("707-320", "A310")
     assert len(data.train) == 4
     assert len(data.val) == 2

@@ -15,33 +15,33 @@ def keys_for(labels):
 
 
 @given(labels_lists, st.floats(0, 0.9), st.integers(0, 3))
-def test_every_sample_once_and_every_class_in_both_parts(labels, share, seed):
-    kept, held = hold_out(keys_for(labels), torch.tensor(labels), share=share, seed=seed)
+def test_every_sample_once_and_every_class_in_both_parts(labels, fraction, seed):
+    kept, held = hold_out(keys_for(labels), torch.tensor(labels), fraction=fraction, seed=seed)
     assert sorted(kept.tolist() + held.tolist()) == list(range(len(labels)))
     for c in set(labels):
         n = labels.count(c)
         count = sum(labels[i] == c for i in held.tolist())
-        expected = 0 if share == 0 or n == 1 else min(max(1, int(share * n + 0.5)), n - 1)
+        expected = 0 if fraction == 0 or n == 1 else min(max(1, int(fraction * n + 0.5)), n - 1)
         assert count == expected
 
 
 def test_the_split_is_the_same_on_every_machine():
     # a fixed answer: a change of it would silently change every validation split
-    _, held = hold_out([f"{i}.jpg" for i in range(20)], torch.tensor([0, 1] * 10), share=0.2)
+    _, held = hold_out([f"{i}.jpg" for i in range(20)], torch.tensor([0, 1] * 10), fraction=0.2)
     assert held.tolist() == [1, 2, 6, 17]
 
 
 def test_another_class_does_not_move_the_split():
     labels = [0] * 10 + [1] * 10
     keys = keys_for(labels)
-    _, both = hold_out(keys, torch.tensor(labels), share=0.3)
-    _, first = hold_out(keys[:10], torch.tensor(labels[:10]), share=0.3)
+    _, both = hold_out(keys, torch.tensor(labels), fraction=0.3)
+    _, first = hold_out(keys[:10], torch.tensor(labels[:10]), fraction=0.3)
     assert [i for i in both.tolist() if i < 10] == first.tolist()
 
 
 def test_seeds_differ():
     labels = torch.zeros(50, dtype=torch.long)
-    splits = [hold_out(keys_for([0] * 50), labels, share=0.2, seed=s)[1].tolist() for s in (0, 1)]
+    splits = [hold_out(keys_for([0] * 50), labels, fraction=0.2, seed=s)[1].tolist() for s in (0, 1)]
     assert splits[0] != splits[1]
 
 
@@ -55,9 +55,9 @@ def test_per_class_takes_so_many_and_all_of_a_small_class():
 
 def test_errors_say_what_came():
     with pytest.raises(ValueError, match=r"must be in \[0, 1\), got 1"):
-        hold_out(["a"], torch.tensor([0]), share=1)
+        hold_out(["a"], torch.tensor([0]), fraction=1)
     with pytest.raises(ValueError, match="one key per label, got 1 keys and 2 labels"):
-        hold_out(["a"], torch.tensor([0, 1]), share=0.1)
+        hold_out(["a"], torch.tensor([0, 1]), fraction=0.1)
     with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
         take_per_class(["a"], torch.tensor([0]), count=0)
 

@@ -1,4 +1,4 @@
-"""Synthetic birds: frozen pixels, true parts, and a deciding part that decides."""
+"""Synthetic birds: frozen pixels, true parts, and a discriminative part that decides."""
 
 import dataclasses
 
@@ -77,7 +77,7 @@ def test_what_is_said_of_the_splits(small):
     assert small.train.labels.bincount().tolist() == [3] * 8
     assert small.image_size == 48
     assert small.part_names == PARTS
-    assert [PARTS[p] for p in small.train.parts["deciding"][:8]] == [part for part, _ in CLASSES[:8]]
+    assert [PARTS[p] for p in small.train.parts["discriminative"][:8]] == [part for part, _ in CLASSES[:8]]
     images = small.train.images / 255
     np.testing.assert_allclose(small.mean, images.mean((0, 2, 3)), atol=1e-4)
     np.testing.assert_allclose(small.std, images.std((0, 2, 3)), atol=1e-4)
@@ -85,18 +85,18 @@ def test_what_is_said_of_the_splits(small):
 
 def test_the_deciding_part_is_always_to_be_seen():
     data = load("birds", classes=24, per_class=15, val_per_class=1, test_per_class=1)
-    masks = data.train.parts["masks"][np.arange(len(data.train)), data.train.parts["deciding"]]
+    masks = data.train.parts["masks"][np.arange(len(data.train)), data.train.parts["discriminative"]]
     assert masks.sum((1, 2)).min() >= 6
-    assert np.isfinite(data.train.parts["boxes"][np.arange(len(data.train)), data.train.parts["deciding"]]).all()
+    assert np.isfinite(data.train.parts["boxes"][np.arange(len(data.train)), data.train.parts["discriminative"]]).all()
 
 
 @pytest.mark.parametrize(("part", "mark"), CLASSES)
 def test_a_mark_changes_its_part_and_nothing_else(part, mark):
     """Two birds with the same random numbers, with and without the mark, differ only where the part's box is."""
     p = PARTS.index(part)
-    deciding = np.full(8, p)
-    marked = draw_birds(uniform(8), looks([MARKS[part][mark]] * 8), deciding, size=64)
-    plain = draw_birds(uniform(8), looks([{}] * 8), deciding, size=64)
+    discriminative = np.full(8, p)
+    marked = draw_birds(uniform(8), looks([MARKS[part][mark]] * 8), discriminative, size=64)
+    plain = draw_birds(uniform(8), looks([{}] * 8), discriminative, size=64)
     # a leaf may be left out because of the mark's larger mask: compare birds whose leaves agree
     changed = (marked.images != plain.images).any(1)  # (8, 64, 64)
     boxes = mask_boxes(marked.masks | plain.masks)[:, p]
@@ -143,7 +143,7 @@ class TestOracleCrop:
         assert crops.train.images.shape == small.train.images.shape
         assert torch.equal(crops.train.labels, small.train.labels)
         assert crops.fingerprint not in (small.fingerprint, oracle_crop(small, margin=1.0).fingerprint)
-        x1, y1, x2, y2 = small.train.parts["boxes"][0, small.train.parts["deciding"][0]]
+        x1, y1, x2, y2 = small.train.parts["boxes"][0, small.train.parts["discriminative"][0]]
         cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
         around = small.train.images[0, :, int(cy - 2) : int(cy + 2), int(cx - 2) : int(cx + 2)]
         middle = crops.train.images[0, :, 23:25, 23:25].mean((1, 2))
@@ -156,13 +156,13 @@ class TestOracleCrop:
         assert np.array_equal(named.test.images, oracle_crop(small).test.images)
 
     def test_a_set_without_parts_is_refused(self):
-        with pytest.raises(ValueError, match="'digits' has no deciding parts to crop to"):
+        with pytest.raises(ValueError, match="'digits' has no discriminative parts to crop to"):
             oracle_crop(load("digits"))
 
     def test_a_box_of_the_whole_image_is_the_image(self, small):
         n = len(small.train)
         whole = np.tile(np.array([0, 0, 48, 48], np.float32), (n, 1, 1))
-        split = dataclasses.replace(small.train, parts={"boxes": whole, "deciding": np.zeros(n, int)})
+        split = dataclasses.replace(small.train, parts={"boxes": whole, "discriminative": np.zeros(n, int)})
         crops = oracle_crop(dataclasses.replace(small, train=split), margin=0.0)
         assert np.abs(crops.train.images.astype(int) - small.train.images).max() <= 1
 

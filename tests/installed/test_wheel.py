@@ -33,14 +33,16 @@ def names(wheel):
 
 def test_it_holds_the_library_and_the_committed_records_and_nothing_else(source, wheel):
     held = {name for name in names(wheel) if ".dist-info/" not in name}
-    modules = {str(path.relative_to(source)) for path in (source / "fgvc_lib").rglob("*.py")}
+    modules = {
+        str(path.relative_to(source)) for name in ("lib", "study") for path in source.glob(f"fgvc_{name}/**/*.py")
+    }
     records = {
-        f"fgvc_lib/recorded/{path.relative_to(source / 'data')}"
-        for pattern in ("*.yaml", "results/*/*/*.json", "results/*/*/*.npz", "benchmarks/*.json")
+        f"fgvc_study/recorded/{path.relative_to(source / 'data')}"
+        for pattern in ("*.yaml", "results/*/*.json", "results/*/*.npz", "experiments/*/*.json", "benchmarks/*.json")
         for path in (source / "data").glob(pattern)
     }
     assert held == modules | records
-    assert not (ROOT / "fgvc_lib" / "recorded").exists()  # the copy is made in the wheel, never in the tree
+    assert not (ROOT / "fgvc_study" / "recorded").exists()  # the copy is made in the wheel, never in the tree
     assert wheel.stat().st_size < 20e6
 
 
@@ -83,18 +85,17 @@ def test_the_command_line_works_anywhere(installed, tmp_path):
 
 def test_records_experiments_and_claims_come_with_it(installed, source, tmp_path, monkeypatch):
     script = """
-import json, fgvc_lib
-from fgvc_lib.results import claims, folders, provenance, recorded, wanted
-found = recorded()
+import json, fgvc_study
+from fgvc_study import experiment, folders, ledger, provenance, record
+found = [record.read(path) for path in sorted(folders.results().rglob("*.json"))]
 print(json.dumps({
-    "package": fgvc_lib.__file__,
-    "records": sorted(f"{r.profile}/{r.path.parent.name}/{r.id}" for r in found),
+    "package": fgvc_study.__file__,
+    "records": [r.id for r in found],
     "arrays": sum(len(r.load_arrays()) for r in found),
-    "groups": sorted(wanted.groups()),
-    "verdicts": {c.id: claims.judge(c).verdict for c in claims.claims()[:2]},
-    "benchmarks": {c.id: repr(claims.judge(c).effect) for c in claims.claims() if "benchmark" in c.test},
+    "experiments": sorted(experiment.table("quick", "02_center_loss")),
+    "verdicts": {c.id: ledger.judge(c).verdict for c in ledger.claims()},
     "commit": provenance.commit(),
-    "new": str(folders.records("gpu", "02_center_loss")),
+    "new": str(folders.build()),
 }))
 """
     # old packages beside newer ones use what those deprecate
@@ -103,16 +104,15 @@ print(json.dumps({
     there = json.loads(done.stdout)
     assert there["package"].startswith(str(installed.site))
 
-    from fgvc_lib.results import claims, recorded, wanted
+    from fgvc_study import experiment, folders, ledger, record
 
     monkeypatch.chdir(source)
-    here = recorded()
+    here = [record.read(path) for path in sorted(folders.results().rglob("*.json"))]
     assert here
-    assert there["records"] == sorted(f"{r.profile}/{r.path.parent.name}/{r.id}" for r in here)
+    assert there["records"] == [r.id for r in here]
     assert there["arrays"] == sum(len(r.load_arrays()) for r in here)
-    assert there["groups"] == sorted(wanted.groups())
-    assert there["verdicts"] == {c.id: claims.judge(c).verdict for c in claims.claims()[:2]}
-    assert there["benchmarks"] == {c.id: repr(claims.judge(c).effect) for c in claims.claims() if "benchmark" in c.test}
-    assert there["new"] == str(tmp_path / "data" / "results" / "gpu" / "02_center_loss")  # never into the package
+    assert there["experiments"] == sorted(experiment.table("quick", "02_center_loss"))
+    assert there["verdicts"] == {c.id: ledger.judge(c).verdict for c in ledger.claims()}
+    assert there["new"] == str(tmp_path / "build" / "local")  # never into the package
     # the commit of the repository around the environment is not the library's
     assert there["commit"] == [f"release {importlib.metadata.version('fgvc-lib')}", False]

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from fgvc_lib.layers.channel_interaction import (
     ContrastiveChannelInteraction,
@@ -121,12 +122,32 @@ def test_large_maps_stay_finite_inside_autocast(dtype, scale):
     )
 
 
-def test_block_is_phi_of_y_plus_x():
-    sci = SelfChannelInteraction(4, scale="none").double()
+@pytest.mark.parametrize("normalize", [True, False])
+def test_block_is_phi_of_y_plus_x(normalize):
+    sci = SelfChannelInteraction(4, scale="none", normalize=normalize).double()
     x = torch.randn(2, 4, 3, 3).double()
     y = torch.stack([reference_relation(i.flatten(1), -1.0) @ i.flatten(1) for i in x]).view_as(x)
-    torch.testing.assert_close(sci(x), F.conv2d(y, sci.phi.weight, sci.phi.bias, padding=1) + x)
+    phi = F.conv2d(y, sci.phi.weight, sci.phi.bias, padding=1)
+    torch.testing.assert_close(sci(x), (phi / 2 if normalize else phi) + x)  # √4 = 2
     torch.testing.assert_close(sci.relation(x), channel_relation(x, scale="none"))
+
+
+def test_phi_trains_at_the_same_rate_at_every_width():
+    """Where W is uniform, φ sees c copies of one map; without the factor a step changes its output c times as much."""
+
+    def change(c, normalize):
+        sci = SelfChannelInteraction(c, normalize=normalize).double()
+        before = sci(x := m.expand(-1, c, -1, -1))[:, 0]  # channels alike: W = 1/c
+        (slope,) = torch.autograd.grad((before * g).sum(), sci.phi.weight)
+        with torch.no_grad():
+            sci.phi.weight -= 0.1 * slope
+        return sci(x)[:, 0] - before
+
+    m, g = torch.rand(2, 1, 4, 4).double(), torch.randn(2, 4, 4).double()
+    one = change(1, normalize=True)
+    for c in (4, 64):
+        torch.testing.assert_close(change(c, normalize=True), one)
+        torch.testing.assert_close(change(c, normalize=False), c * one)
 
 
 def test_zero_init_starts_as_the_identity_and_still_learns():
@@ -154,7 +175,7 @@ def cci_reference(cci, sci, xa, xb):
             for j in range(c):
                 w[i, j] = abs(own[i, j] - factor * other[i, j])
         y = (w @ x.flatten(1)).view_as(x)
-        sides.append(sci.phi(y[None])[0] + x)
+        sides.append(sci.phi(y[None])[0] * sci.factor + x)
     return sides
 
 
@@ -194,7 +215,7 @@ def test_cci_without_suppression_is_sci():
     # an image against itself with η = 1 has nothing of its own left: only φ's bias is added
     torch.nn.init.ones_(cci.psi.bias)
     same, _ = cci(sci, x, torch.tensor([0]), torch.tensor([0]))
-    torch.testing.assert_close(same, x[:1] + sci.phi.bias[None, :, None, None])
+    torch.testing.assert_close(same, x[:1] + sci.phi.bias[None, :, None, None] / 2)
 
 
 def test_cci_gradients():
@@ -224,6 +245,7 @@ def test_features_have_the_gradients_of_the_maps():
     x = torch.randn(3, 3, 2, 3).double().requires_grad_()
     pairs = torch.tensor([0, 1]), torch.tensor([1, 2])
     torch.autograd.gradcheck(lambda t: cci.features(sci, t, *pairs), (x,))
+    torch.autograd.gradgradcheck(lambda t: cci.features(sci, t, *pairs), (x,))
     inputs = [x, *sci.parameters(), *cci.parameters()]
     short = torch.autograd.grad(torch.stack(cci.features(sci, x, *pairs)).square().sum(), inputs)
     long = torch.autograd.grad(torch.stack(cci(sci, x, *pairs)).mean((3, 4)).square().sum(), inputs)
@@ -241,11 +263,28 @@ def test_shifted_means_by_hand():
 def test_suppress_has_the_gradient_of_its_formula():
     w, factors = torch.rand(4, 3, 3).double().requires_grad_(), torch.rand(4, 1, 1).double().requires_grad_()
     torch.autograd.gradcheck(suppress, (w, factors))
+    torch.autograd.gradgradcheck(suppress, (w, factors))
     literal = torch.cat([(w[:2] - factors[:2] * w[2:]).abs(), (w[2:] - factors[2:] * w[:2]).abs()])
     torch.testing.assert_close(suppress(w, factors), literal)
     equal = torch.ones(2, 3, 3, requires_grad=True)  # |·| at zero: no slope, and nothing infinite
     suppress(equal, torch.ones(2, 1, 1)).sum().backward()
     assert torch.equal(equal.grad, torch.zeros(2, 3, 3))
+
+
+def test_cci_under_checkpointing_and_function_transforms():
+    sci, cci = SelfChannelInteraction(3).double(), ContrastiveChannelInteraction(3).double()
+    x = torch.randn(3, 3, 2, 3).double().requires_grad_()
+    pairs = torch.tensor([0, 1]), torch.tensor([1, 2])
+
+    def loss(t):
+        return torch.stack(cci.features(sci, t, *pairs)).square().sum()
+
+    (expected,) = torch.autograd.grad(loss(x), x)
+    (again,) = torch.autograd.grad(checkpoint(loss, x, use_reentrant=False), x)
+    torch.testing.assert_close(again, expected)
+    torch.testing.assert_close(torch.func.grad(loss)(x), expected)
+    batches = torch.stack([x, 2 * x])
+    torch.testing.assert_close(torch.func.vmap(loss)(batches), torch.stack([loss(batches[0]), loss(batches[1])]))
 
 
 def test_no_pairs_still_give_every_parameter_a_gradient():

@@ -57,7 +57,12 @@ def bilinear_of_one_stream(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
 
 
 def self_channel_interaction(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
-    layer = SelfChannelInteraction(c, scale=draw(st.sampled_from(["positions", "none"])), positive=draw(st.booleans()))
+    layer = SelfChannelInteraction(
+        c,
+        scale=draw(st.sampled_from(["positions", "none"])),
+        positive=draw(st.booleans()),
+        normalize=draw(st.booleans()),
+    )
     return Case((maps(b, c, h, w),), layer, (b, c, h, w))
 
 
@@ -204,6 +209,28 @@ def test_a_batch_is_its_images_one_at_a_time(make: Callable[..., Case], data: st
     images = [0] if make in BOUND_TO_THE_BATCH else range(len(whole))
     for i in images:
         torch.testing.assert_close(case.layer(*(x[i : i + 1] for x in case.inputs)), whole[i : i + 1])
+
+
+@every_layer
+@given(data=st.data())
+@settings(max_examples=5)
+def test_an_empty_batch_gives_an_empty_result(make: Callable[..., Case], data: st.DataObject) -> None:
+    case = data.draw(cases(make))
+    assert case.layer(*(x[:0] for x in case.inputs)).shape == (0, *case.shape[1:])
+
+
+@every_layer
+@given(data=st.data())
+@settings(max_examples=3)
+def test_a_second_derivative_is_right_or_refused(make: Callable[..., Case], data: st.DataObject) -> None:
+    case = data.draw(cases(make))
+    inputs = [x.requires_grad_() for x in case.inputs]
+    slopes = torch.autograd.grad(case.layer(*inputs).pow(3).sum(), inputs, create_graph=True, allow_unused=True)
+    try:
+        torch.autograd.grad(sum(slope.sum() for slope in slopes if slope is not None), inputs, allow_unused=True)
+    except RuntimeError:  # one of torch's own operators has none
+        return
+    torch.autograd.gradgradcheck(case.layer, inputs, raise_exception=True)
 
 
 @every_layer

@@ -96,10 +96,10 @@ def test_both_reductions_give_parallel_gradients_of_the_whole_loss():
 
 def test_step_does_not_depend_on_batch_size_beyond_the_count():
     """α k / (1 + k) of the way to the batch mean: 0.25 for one sample, 0.464 for 13 (α = 0.5)."""
-    for k, share in ((1, 0.25), (13, 0.5 * 13 / 14)):
+    for k, way in ((1, 0.25), (13, 0.5 * 13 / 14)):
         centers = torch.zeros(1, 2)
         update_centers(centers, torch.ones(k, 2), torch.zeros(k, dtype=torch.long), alpha=0.5)
-        torch.testing.assert_close(centers, torch.full((1, 2), share))
+        torch.testing.assert_close(centers, torch.full((1, 2), way))
 
 
 def test_centers_are_state_not_parameters():
@@ -109,8 +109,42 @@ def test_centers_are_state_not_parameters():
     restored.load_state_dict(loss.state_dict())
     assert torch.equal(restored.centers, loss.centers)
     assert loss.to(torch.float64).centers.dtype == torch.float64
-    bound = (3 / 2) ** 0.5
-    assert loss.centers.abs().max() <= bound
+
+
+@pytest.mark.parametrize("width", [2, 48])
+def test_centers_start_uniform_in_a_range_that_gives_a_center_the_length_one_on_average(width):
+    centers = CenterLoss(2000, width).centers
+    bound = (3 / width) ** 0.5
+    assert 0.99 * bound < centers.abs().max() <= bound
+    assert centers.square().sum(1).mean().item() == pytest.approx(1, rel=0.05)
+
+
+def test_no_gradient_flows_into_the_centers():
+    centers, features = torch.randn(3, 2, requires_grad=True), torch.randn(4, 2, requires_grad=True)
+    loss = center_loss(features, torch.tensor([0, 2, 1, 0]), centers)
+    to_features, to_centers = torch.autograd.grad(loss, (features, centers), allow_unused=True)
+    assert to_features.any()
+    assert to_centers is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_centers_stay_float32_in_a_model_of_half_precision(dtype):
+    loss, labels = CenterLoss(2, 3), torch.tensor([0, 1])
+    before = loss.centers.clone()
+    torch.nn.Sequential(loss).to(dtype)
+    assert torch.equal(loss.centers, before)
+    features = torch.full((2, 3), 6e4, dtype=dtype)
+    for _ in range(8):
+        loss.update(features, labels)
+    assert loss.centers.dtype == torch.float32
+    assert loss.centers.isfinite().all()
+    assert loss(features, labels).dtype == torch.float32
+
+
+def test_gradients_sample_by_sample():
+    features, labels, centers = torch.randn(4, 3), torch.tensor([0, 2, 1, 0]), torch.randn(3, 3)
+    one = torch.func.grad(lambda x, y: center_loss(x[None], y[None], centers))
+    torch.testing.assert_close(torch.func.vmap(one)(features, labels), features - centers[labels])
 
 
 def test_centers_move_in_training_only():
@@ -146,7 +180,7 @@ def test_two_ranks_equal_one_process(run_ranks):
         centers = torch.arange(6.0).reshape(3, 2)
         features = torch.linspace(-1, 2, 12).reshape(6, 2)
         labels = torch.tensor([0, 0, 1, 0, 1, 1])
-        mine = slice(0, 2) if rank == 0 else slice(2, 6)  # uneven shares
+        mine = slice(0, 2) if rank == 0 else slice(2, 6)  # uneven parts
         return update_centers(centers, features[mine], labels[mine], alpha=0.7)
 
     first, second = run_ranks(one_rank)
@@ -163,15 +197,21 @@ def test_two_ranks_equal_one_process(run_ranks):
 @pytest.mark.parametrize(
     ("features", "labels", "message"),
     [
-        (torch.zeros(2, 3), torch.tensor([0, 1]), r"features must be \(batch, 2\) like the centres, got \(2, 3\)"),
-        (torch.zeros(2), torch.tensor([0, 1]), r"features must be \(batch, 2\)"),
-        (torch.zeros(2, 2, dtype=torch.long), torch.tensor([0, 1]), r"floating point, got torch.int64"),
-        (torch.zeros(2, 2), torch.tensor([0]), r"labels must be \(2,\), one a feature, got \(1,\)"),
-        (torch.zeros(2, 2), torch.tensor([0.0, 1.0]), r"labels must be integers, got torch.float32"),
-        (torch.zeros(2, 2), torch.tensor([0, 4]), r"labels must lie in \[0, 3\], got 4"),
-        (torch.zeros(2, 2), torch.tensor([-1, 0]), r"labels must lie in \[0, 3\], got -1"),
-        (torch.tensor([[0.0, 0.0], [float("nan"), 0.0]]), torch.tensor([0, 1]), r"finite, but those of sample 1"),
-        (torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), r"the batch is empty"),
+        (
+            torch.zeros(2, 3),
+            torch.tensor([0, 1]),
+            r"features must be floats \(batch, 2\) like the centers, got .*\(2, 3\)",
+        ),
+        (torch.zeros(2), torch.tensor([0, 1]), r"features must be floats \(batch, 2\)"),
+        (torch.zeros(2, 2, dtype=torch.long), torch.tensor([0, 1]), r"must be floats .* got torch.int64"),
+        (
+            torch.zeros(2, 2),
+            torch.tensor([0]),
+            r"labels must be integers of shape \(2,\), got torch.int64 of shape \(1,\)",
+        ),
+        (torch.zeros(2, 2), torch.tensor([0.0, 1.0]), r"labels must be integers of shape \(2,\), got torch.float32"),
+        (torch.zeros(2, 2), torch.tensor([0, 4]), r"labels must lie in \[0, 3\], got 0 to 4"),
+        (torch.zeros(2, 2), torch.tensor([-1, 0]), r"labels must lie in \[0, 3\], got -1 to 0"),
     ],
 )
 def test_bad_input_is_refused_and_loses_nothing(features, labels, message):

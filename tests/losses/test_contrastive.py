@@ -92,7 +92,8 @@ def test_bad_input_is_refused():
         contrastive_loss(good, good, torch.tensor([1, 0]))
     with pytest.raises(ValueError, match=r"bool of shape \(2,\), got torch.bool of shape \(\)"):
         contrastive_loss(good, good, torch.tensor(True))  # one label for a whole half-batch
-    with pytest.raises(ValueError, match="margin must be positive"):
-        ContrastiveLoss(margin=0)
-    with pytest.raises(ValueError, match="margin must be positive"):
-        contrastive_loss(good, good, same, margin=-1.0)
+    for margin in (0.0, -1.0):
+        with pytest.raises(ValueError, match="margin must be positive, or no pair is ever pushed apart"):
+            ContrastiveLoss(margin=margin)
+        with pytest.raises(ValueError, match="margin must be positive, or no pair is ever pushed apart"):
+            contrastive_loss(good, good, same, margin=margin)

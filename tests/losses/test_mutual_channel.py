@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fgvc_lib.losses._mutual_channel_kernel import mutual_channel_loss as kernel
 from fgvc_lib.losses.mutual_channel import (
     MutualChannelLoss,
     channel_groups,
@@ -18,7 +19,6 @@ from fgvc_lib.losses.mutual_channel import (
     group_scores,
     mutual_channel_loss,
     paper_weights,
-    released_weights,
 )
 
 
@@ -71,7 +71,7 @@ def test_groups_use_every_channel_and_differ_by_one_at_most_the_small_ones_first
     ("xi", "drop", "masked"),
     [(1, 0.5, 0), (2, 0.5, 1), (3, 0.5, 1), (10, 0.5, 5), (11, 0.4, 4), (10, 0.3, 3), (3, 0, 0)],
 )
-def test_mask_drops_floor_of_the_share_in_every_class(xi, drop, masked):
+def test_mask_drops_floor_of_the_fraction_in_every_class(xi, drop, masked):
     keep = channel_mask(20 * xi, 20, drop=drop).view(20, xi)
     assert (~keep).sum(1).tolist() == [masked] * 20
 
@@ -214,13 +214,6 @@ def test_gradcheck(cross_channel):
     )
 
 
-def test_a_second_derivative_is_refused_rather_than_wrong():
-    features = torch.rand(1, 4, 2, 2, requires_grad=True)
-    (slope,) = torch.autograd.grad(group_diversity(features, 2).square().sum(), features, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
-
-
 def test_permuting_classes_positions_or_channels_of_a_class_changes_nothing():
     features, labels = torch.rand(3, 6, 2, 4), torch.tensor([0, 1, 2])
     expected = mutual_channel_loss(features, labels, 3)
@@ -248,35 +241,66 @@ def test_memory_layout_does_not_matter(channels):
         torch.testing.assert_close(other, results[0])
 
 
-def test_a_batch_that_goes_through_in_pieces_equals_its_images_one_by_one(monkeypatch):
+# --------------------------------------------------------------------------------------------------------- the kernel
+
+
+@given(
+    num_classes=st.integers(1, 4),
+    more=st.integers(0, 9),
+    batch=st.integers(0, 4),
+    masked=st.booleans(),
+    cross_channel=st.sampled_from(["max", "avg"]),
+    weighting=st.sampled_from(["paper", "share", "released"]),
+)
+def test_the_kernel_equals_the_plain_formulation(num_classes, more, batch, masked, cross_channel, weighting):
+    torch.manual_seed(more)
+    channels = num_classes + more
+    features = torch.randn(batch, channels, 2, 3, dtype=torch.float64, requires_grad=True)
+    labels, keep = torch.arange(batch) % num_classes, channel_mask(channels, num_classes) if masked else None
+    same_terms_and_gradients(features, labels, num_classes, keep=keep, cross_channel=cross_channel, weighting=weighting)
+
+
+def same_terms_and_gradients(features, labels, num_classes, **options):
+    ours, plain = (loss(features, labels, num_classes, **options) for loss in (kernel, mutual_channel_loss))
+    torch.testing.assert_close(ours, plain)
+    for mine, theirs in zip(ours, plain, strict=True):
+        torch.testing.assert_close(gradient(mine, features), gradient(theirs, features))
+
+
+@pytest.mark.parametrize("xi", [1, 255, 256, 257, 300, 513])
+def test_the_kernel_counts_the_winners_of_large_groups(xi):
+    """An index beyond 255 does not fit a byte: every channel wins a position here, the last ones too."""
+    features = torch.rand(2, xi, 20, 30, dtype=torch.float64)
+    order = torch.randperm(600)[:xi]
+    features.flatten(2)[:, torch.arange(xi), order] += 5
+    same_terms_and_gradients(features.requires_grad_(), torch.zeros(2, dtype=torch.long), 1)
+    slope = gradient(kernel(features, torch.zeros(2, dtype=torch.long), 1).div, features)
+    assert (slope.flatten(2)[:, torch.arange(xi), order] > 0).all() or xi == 1
+
+
+def test_the_kernel_gives_ties_to_the_first_channel_too():
+    same = torch.rand(2, 1, 2, 2, dtype=torch.float64).repeat(1, 6, 1, 1).requires_grad_()
+    same_terms_and_gradients(same, torch.tensor([0, 1]), 2, keep=torch.tensor([False, True, True, True, False, True]))
+
+
+def test_a_batch_that_goes_through_the_kernel_in_pieces(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    features = torch.rand(5, 7, 64, 130, requires_grad=True)  # two images a piece, the last alone
-    keep = channel_mask(7, 3)
-    g, h = group_scores(features, 3, keep=keep), group_diversity(features, 3)
-    slope = gradient((g.square() - h).sum(), features)
-    for i in range(5):
-        image = features[i : i + 1].detach().requires_grad_()
-        g_one, h_one = group_scores(image, 3, keep=keep), group_diversity(image, 3)
-        torch.testing.assert_close((g_one, h_one), (g[i : i + 1], h[i : i + 1]))
-        torch.testing.assert_close(gradient((g_one.square() - h_one).sum(), image), slope[i : i + 1])
+    features = torch.rand(5, 7, 64, 130, dtype=torch.float64, requires_grad=True)  # two images a piece, the last alone
+    same_terms_and_gradients(features, torch.tensor([0, 1, 2, 1, 0]), 3, keep=channel_mask(7, 3))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_maps_are_computed_in_float32(dtype):
-    features = (
-        (8 * torch.rand(4, 300, 3, 3)).to(dtype).requires_grad_()
-    )  # one class of 300 channels: an index needs 9 bits
-    labels = torch.zeros(4, dtype=torch.long)
+@pytest.mark.parametrize("loss", [mutual_channel_loss, kernel])
+def test_half_maps_are_computed_in_float32(dtype, loss):
+    features = (8 * torch.rand(4, 12, 3, 3)).to(dtype).requires_grad_()
+    labels, keep = torch.tensor([0, 2, 1, 3]), channel_mask(12, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = mutual_channel_loss(features, labels, 1, keep=channel_mask(300, 1))
+        terms = loss(features, labels, 4, keep=keep)
     wide = features.detach().float().requires_grad_()
-    h = group_diversity(wide, 1).mean()
-    assert terms.dis.dtype == terms.div.dtype == torch.float32
-    torch.testing.assert_close(terms.div, h)
-    slope = gradient(terms.dis + terms.div, features)
-    assert slope.dtype == dtype
-    assert slope.isfinite().all()
-    torch.testing.assert_close(gradient(terms.div, features), gradient(h, wide).to(dtype))
+    expected = mutual_channel_loss(wide, labels, 4, keep=keep)
+    torch.testing.assert_close(terms, expected)
+    for ours, theirs in zip(terms, expected, strict=True):
+        torch.testing.assert_close(gradient(ours, features), gradient(theirs, wide).to(dtype))
 
 
 def test_large_activations_stay_finite():
@@ -285,19 +309,20 @@ def test_large_activations_stay_finite():
     assert gradient(terms.dis - terms.div, features).isfinite().all()
 
 
-@pytest.mark.parametrize("channels", [6, 8])
-def test_compiles_into_one_graph_and_gives_the_same(channels):
-    features = torch.rand(2, channels, 2, 3, requires_grad=True)
-    labels, keep = torch.arange(2), channel_mask(channels, 3)
+@pytest.mark.parametrize("loss", [mutual_channel_loss, kernel])
+def test_compiles_into_one_graph_for_any_number_of_images_channels_and_classes(loss):
     torch.compiler.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler itself, about the machine
-        compiled = torch.compile(mutual_channel_loss, fullgraph=True, backend="aot_eager")
-        ours = compiled(features, labels, 3, keep=keep)
-        (slope,) = torch.autograd.grad(ours.dis - 2 * ours.div, features)
-    plain = mutual_channel_loss(features, labels, 3, keep=keep)
-    torch.testing.assert_close(ours, plain)
-    torch.testing.assert_close(slope, gradient(plain.dis - 2 * plain.div, features))
+        compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+        for batch, channels, classes in ((2, 6, 3), (3, 8, 3), (4, 13, 5)):
+            features = torch.rand(batch, channels, 2, 3, requires_grad=True)
+            labels, keep = torch.arange(batch) % classes, channel_mask(channels, classes)
+            ours = compiled(features, labels, classes, keep=keep)
+            plain = mutual_channel_loss(features, labels, classes, keep=keep)
+            torch.testing.assert_close(ours, plain)
+            (slope,) = torch.autograd.grad(ours.dis - 2 * ours.div, features)
+            torch.testing.assert_close(slope, gradient(plain.dis - 2 * plain.div, features))
 
 
 # ---------------------------------------------------------------------------------------------------- weights, module
@@ -325,23 +350,21 @@ def test_released_form_has_the_gradient_of_the_paper_form(channels, num_classes)
         torch.testing.assert_close(gradient(mu * (paper.dis - lam * paper.div), features), gradient(released, features))
 
 
-def test_weights_convert_both_ways():
+def test_released_weights_convert_to_those_of_the_paper():
     assert paper_weights(alpha=1.5, beta=20.0, xi=3) == pytest.approx((1.5, 4.4444444))
-    assert released_weights(mu=1.5, lam=10.0, xi=3) == pytest.approx((1.5, 45.0))
-    assert paper_weights(alpha=0.5, beta=released_weights(mu=0.5, lam=7.0, xi=6)[1], xi=6) == pytest.approx((0.5, 7.0))
     with pytest.raises(ValueError, match="alpha must be positive"):
         paper_weights(alpha=0.0, beta=20.0, xi=3)
 
 
 def test_class_weights_of_uneven_groups():
     paper, share, released = (diversity_weights(2048, 200, weighting=w) for w in ("paper", "share", "released"))
-    torch.testing.assert_close(paper, torch.full((200,), 1 / 200))
-    xi = torch.tensor([10.0] * 152 + [11.0] * 48)
+    torch.testing.assert_close(paper, torch.full((200,), 1 / 200).double())
+    xi = torch.tensor([10.0] * 152 + [11.0] * 48, dtype=torch.float64)
     torch.testing.assert_close(share, 1 / (200 * xi))
     # with equal maps everywhere the released sum counts both runs once
-    torch.testing.assert_close((released * xi)[:152].sum(), torch.tensor(1.0))
-    torch.testing.assert_close((released * xi)[152:].sum(), torch.tensor(1.0))
-    torch.testing.assert_close(diversity_weights(600, 200, weighting="released"), torch.full((200,), 1 / 600))
+    torch.testing.assert_close((released * xi)[:152].sum().item(), 1.0)
+    torch.testing.assert_close((released * xi)[152:].sum().item(), 1.0)
+    torch.testing.assert_close(diversity_weights(600, 200, weighting="released"), torch.full((200,), 1 / 600).double())
 
 
 def test_module_is_the_function_with_weights_and_a_drawn_mask():
@@ -367,17 +390,25 @@ def test_module_masks_anew_at_every_step_unless_switched_off():
 
 def test_bad_input_is_refused_with_what_came():
     features, labels = torch.rand(2, 6, 2, 2), torch.tensor([0, 2])
-    for bad in (features[0], features.long(), features[:, :, :0], features[:0]):
-        with pytest.raises(ValueError, match=r"features must be a non-empty float map \(B, N, H, W\).*got"):
-            mutual_channel_loss(bad, labels, 3)
+    for bad in (features[0], features.long(), features[:, :, :0], features.flatten(2)):
+        for refuses in (mutual_channel_loss, kernel, lambda x, y, c: MutualChannelLoss(c)(x, y)):
+            with pytest.raises(ValueError, match=r"features must be a float map \(B, N, H, W\) from before"):
+                refuses(bad, labels, 3)
+    with pytest.raises(ValueError, match=r"of shape \(2, 5, 192\): give the tokens of a transformer, \(B, HW, N\)"):
+        MutualChannelLoss(10)(torch.rand(2, 5, 192), labels)
     with pytest.raises(ValueError, match="7 classes, 6 channels"):
         mutual_channel_loss(features, labels, 7)
-    for bad in (labels[:1], labels.float()):
+    for bad in (labels[:1], labels.float(), labels.bool()):
         with pytest.raises(ValueError, match=r"labels must be integers of shape \(2,\), got"):
             mutual_channel_loss(features, bad, 3)
     for bad in (torch.ones(5, dtype=torch.bool), torch.ones(6)):
         with pytest.raises(ValueError, match=r"keep must be bool of shape \(6,\), got"):
             mutual_channel_loss(features, labels, 3, keep=bad)
+    for loss in (mutual_channel_loss, kernel):  # classes of 1, 2, 2 channels
+        with pytest.raises(ValueError, match="keep hides every channel of a class: keep at least one for each"):
+            loss(features[:, :5], labels, 3, keep=torch.tensor([False, True, True, True, True]))
+        with pytest.raises(ValueError, match="keep hides every channel of a class"):
+            loss(features[:, :5], labels, 3, keep=torch.tensor([True, True, True, False, False]))
     with pytest.raises(ValueError, match="cross_channel must be 'max' or 'avg', got 'sum'"):
         mutual_channel_loss(features, labels, 3, cross_channel="sum")
     with pytest.raises(ValueError, match=r"weighting must be .* got 'mean'"):

@@ -53,6 +53,14 @@ def test_all_classes_meet_in_negative_pairs():
         assert 0.6 < met[c, c] / (200 * 5 / 4) < 1.4
 
 
+def test_a_single_pair_is_of_either_kind():
+    labels, seen = torch.tensor([0, 0, 1]), set()  # half of one pair is none: it is not made positive
+    for seed in range(20):
+        a, b = disjoint_pairs(labels, generator=torch.Generator().manual_seed(seed))
+        seen.add(bool(labels[a] == labels[b]))
+    assert seen == {True, False}
+
+
 def test_a_function_of_the_generator():
     labels = torch.arange(4).repeat_interleave(5)
     first, again, other = (disjoint_pairs(labels, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))

@@ -61,7 +61,9 @@ def test_half_logits_are_computed_in_float32(dtype):
 
 def test_bad_input_is_refused_with_what_came():
     logits, labels = torch.randn(4, 3), torch.arange(4) % 3
-    with pytest.raises(ValueError, match=r"logits must be non-empty floats \(B, C\), got"):
+    with pytest.raises(ValueError, match=r"logits must be floats \(B, C\), got"):
         pairwise_confusion(logits[0], labels)
     with pytest.raises(ValueError, match=r"labels must be integers of shape \(4,\), got .*\(3,\)"):
         pairwise_confusion(logits, labels[:3])
+    with pytest.raises(ValueError, match="a training batch needs at least one image"):
+        pairwise_confusion(logits[:0], labels[:0])

@@ -55,13 +55,13 @@ def test_every_parameter_gets_a_gradient_on_any_map(second):
 def test_two_phases_head_first():
     method = small(head_fraction=0.25, head_lr_scale=100.0)
     head, everything = method.phases()
-    assert (head.share, head.name) == (0.25, "head")
+    assert (head.fraction, head.name) == (0.25, "head")
     assert [p.shape for p in head.groups[0]["params"]] == [(3, 256), (3,)]
     assert head.groups[0]["lr_scale"] == 100.0
-    assert everything.share == 0.75
+    assert everything.fraction == 0.75
     assert len(everything.groups[0]["params"]) == len(list(method.parameters()))
     (only,) = small(head_fraction=0).phases()
-    assert only.share == 1
+    assert only.fraction == 1
 
 
 def test_first_phase_moves_the_head_only():

@@ -14,6 +14,8 @@ from fgvc_lib.methods import CIN, METHODS
 
 ROWS = {
     "baseline": {"block": "none", "contrast": "none"},
+    "phi": {"block": "phi", "contrast": "none"},
+    "mean": {"block": "mean", "contrast": "none"},
     "se": {"block": "se", "contrast": "none"},
     "non_local": {"block": "non_local", "contrast": "none"},
     "pos_sci": {"block": "pos_sci", "contrast": "none"},
@@ -24,10 +26,11 @@ ROWS = {
     "confusion": {"contrast": "confusion", "alpha": 10.0},
     "flattened": {"map_size": [2, 2]},
     "unscaled": {"block_args": {"scale": "none", "zero_init": True}},
+    "published": {"block_args": {"scale": "none", "normalize": False}, "normalize": False},
 }
 BASES = {
     "baseline": {"head": "bn_elu", "hidden": 8},
-    "bcnn": {"head_share": 0},
+    "bcnn": {"head_fraction": 0},
     "center": {},
 }
 
@@ -66,7 +69,7 @@ def test_rows_start_from_the_same_network():
 
 
 def test_classification_is_of_z_and_contrast_of_z_prime():
-    method, (images, labels) = small(alpha=3.0, margin=0.7).double(), batch()
+    method, (images, labels) = small(alpha=3.0, margin=0.7, normalize=False).double(), batch()
     images = images.double()
     twin = copy.deepcopy(method)
     out = method(images, labels)
@@ -82,7 +85,45 @@ def test_classification_is_of_z_and_contrast_of_z_prime():
     expected = contrastive_loss(
         twin.project(left.mean((2, 3))), twin.project(right.mean((2, 3))), labels[a] == labels[b], margin=0.7
     )
-    torch.testing.assert_close(out.terms["contrastive"], 3 * expected.float(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(out.terms["contrastive"], 3 * expected)
+
+
+@pytest.mark.parametrize("row", ["sci_cont", "sci_cci", "triplet"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_size_of_h_matters_only_where_it_is_not_normalized(row, normalize):
+    images, labels = batch()
+    losses = []
+    for factor in (1, 3):
+        method = small(**{**ROWS[row], "margin": 0.9, "normalize": normalize})
+        with torch.no_grad():
+            method.project.weight.mul_(factor)
+            method.project.bias.mul_(factor)
+        losses.append(list(method(images, labels).terms.values())[-1])
+    assert torch.allclose(*losses) == normalize
+
+
+def test_control_blocks_are_sci_with_a_relation_that_is_known():
+    x = torch.rand(2, 16, 3, 3)
+    mean = x.mean(1, keepdim=True).expand_as(x)
+    for name, y in (("phi", x), ("mean", mean)):
+        block = small(block=name, contrast="none").attached.block
+        torch.testing.assert_close(block(x), x + block.phi(y) / 4)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_float64_stays_and_halves_predict(row):
+    images, labels = batch()
+    terms = small(**ROWS[row]).double()(images.double(), labels).terms
+    assert all(value.dtype == torch.float64 for name, value in terms.items() if name != "ce")
+    for dtype in (torch.bfloat16, torch.float16):
+        logits = small(**ROWS[row]).to(dtype).eval()(images.to(dtype)).logits
+        assert logits.dtype == dtype
+        assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_no_images_give_no_predictions(row):
+    assert small(**ROWS[row]).eval()(torch.zeros(0, 3, 16, 16)).logits.shape == (0, 3)
 
 
 @pytest.mark.parametrize("row", ["sci_cont", "sci_cci", "triplet", "confusion"])
@@ -164,9 +205,9 @@ def test_base_keeps_its_state_smoothing_generators_and_phases():
     method.label_smoothing = 0.3
     out = method(images, labels)
     torch.testing.assert_close(out.terms["ce"], F.cross_entropy(out.logits, labels, label_smoothing=0.3))
-    head, everything = small(base="bcnn", base_args={"head_share": 0.25}).phases()
-    assert (head.share, everything.share) == (0.25, 0.75)
-    method = small(base="bcnn", base_args={"head_share": 0.25})
+    head, everything = small(base="bcnn", base_args={"head_fraction": 0.25}).phases()
+    assert (head.fraction, everything.fraction) == (0.25, 0.75)
+    method = small(base="bcnn", base_args={"head_fraction": 0.25})
     names = {id(p): k for k, p in method.named_parameters()}
     for phase, backbone in zip(method.phases(), (False, True), strict=True):
         trained = [names[id(p)] for group in phase.groups for p in group["params"]]
@@ -270,7 +311,7 @@ def test_inside_autocast(row, dtype):
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="block must be one of none, se, non_local, pos_sci, sci, got 'cbam'"):
+    with pytest.raises(ValueError, match=r"block must be one of none, phi, mean, .* pos_sci, sci, got 'cbam'"):
         small(block="cbam")
     with pytest.raises(ValueError, match="contrast must be none, features, cci"):
         small(contrast="all")
@@ -278,8 +319,9 @@ def test_bad_arguments_are_refused():
         small(block="se")
     with pytest.raises(ValueError, match="stage must be one of layer1, layer2, layer3, got 'layer4'"):
         small(stage="layer4")
-    with pytest.raises(ValueError, match="base must be one of"):
-        small(base="nts")
+    for base in ("nts", "cin"):
+        with pytest.raises(ValueError, match=r"base must be one of ap_cnn, .*, mutual_channel, tasn, got"):
+            small(base=base)
     with pytest.raises(ValueError, match="margin must be positive"):
         small(margin=0)
     method = small(map_size=(3, 3))

@@ -55,13 +55,14 @@ def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     for name in ("Snakefile", "_config.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
-    for name in ("pipeline", "fgvc_lib", "book/_static"):
+    for name in ("pipeline", "fgvc_lib", "fgvc_study", "book/_static"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     (root / "notebooks").mkdir()
     (root / "notebooks" / "01_small.py").write_text(CHAPTER)
-    (root / "profiles").mkdir()
-    (root / "profiles" / "smoke.yaml").write_text("profile: smoke\nseeds: [3]\n")
+    (root / "profiles" / "smoke").mkdir(parents=True)
+    (root / "profiles" / "smoke" / "01_small.yaml").write_text("profile: smoke\nseeds: [3]\n")
     (root / "book" / "index.md").write_text(INDEX)
+    (root / "book" / "figures.py").write_text("")
     (root / "book" / "references.bib").write_text(ENTRY)
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters:\n- file: notebooks/01_small\n")
     return root
@@ -84,7 +85,6 @@ def test_the_last_line_says_where_the_book_is(built, project):
     lines = built.stdout.splitlines()
     assert lines[-1] == "The book: build/smoke/html/index.html"
     assert (project / "build" / "smoke" / "html" / "index.html").is_file()
-    assert lines[-2].split()[0] == "01_small"
 
 
 def test_the_page_shows_text_figure_and_results_of_the_profile(built, project):
@@ -116,17 +116,47 @@ def test_a_second_build_runs_nothing_and_a_prose_edit_renders_only(built, projec
     before = executed.stat().st_mtime_ns, page.stat().st_mtime_ns
     again = build(project)
     assert again.returncode == 0, again.stderr
-    assert "no chapter to run" in again.stdout
+    assert "started" not in again.stdout
     assert (executed.stat().st_mtime_ns, page.stat().st_mtime_ns) == before
 
-    edited = CHAPTER.replace("It cites", "Now it cites").replace("A single pixel.", "Just one pixel.")
+    edited = CHAPTER.replace("It cites", "Now it cites")
     (project / "notebooks" / "01_small.py").write_text(edited)
     third = build(project)
     assert third.returncode == 0, third.stderr
     assert "rendering what changed" in third.stdout
     assert executed.stat().st_mtime_ns == before[0]
     assert "Now it cites" in page.read_text()
-    assert "Just one pixel." in page.read_text()
+
+
+EDITS = {
+    "code": {"notebooks/01_small.py": CHAPTER.replace("print(profile", "print(1, profile")},
+    "the value of a parameter": {"profiles/smoke/01_small.yaml": "profile: smoke\nseeds: [4]\n"},
+    "the library": {"fgvc_lib/new.py": ""},
+    "the study": {"fgvc_study/new.py": ""},
+    "a record": {"data/results/01_small/a.json": "{}"},
+    "nothing that it depends on": {
+        "notebooks/01_small.py": CHAPTER.replace("A small", "A tiny"),
+        "profiles/quick/01_small.yaml": "seeds: [4]\n",
+        "data/results/02_other/a.json": "{}",
+    },
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_makes_a_chapter_run_again(built, project, edit):
+    paths = {project / name: text for name, text in EDITS[edit].items()}
+    before = {path: path.read_bytes() for path in paths if path.exists()}
+    for path, text in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    try:
+        subprocess.run([sys.executable, "-m", "pipeline.sync"], cwd=project, check=True)
+        command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--config", "profile=smoke"]
+        planned = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+    finally:
+        for path in paths:
+            path.write_bytes(before[path]) if path in before else path.unlink()
+    assert ("rule execute:" in planned) == (edit != "nothing that it depends on")
 
 
 def test_a_link_that_an_edit_elsewhere_breaks_stops_the_build(built, project):
@@ -141,7 +171,7 @@ def test_a_link_that_an_edit_elsewhere_breaks_stops_the_build(built, project):
 
 
 def test_an_unknown_parameter_stops_the_build_before_anything_runs(built, project):
-    profile = project / "profiles" / "smoke.yaml"
+    profile = project / "profiles" / "smoke" / "01_small.yaml"
     text = profile.read_text()
     profile.write_text(text + "epoch: 3\n")
     result = build(project)

@@ -14,16 +14,13 @@ GOOD = """\
 # *The paper:* {footcite:t}`a2020paper`. An idea.
 
 # %% tags=["parameters"]
-profile = "quick"
+seeds = [0]
 
 # %% tags=["table"]
-show_table(wanted.measure("ours/rows", profile=profile))
-
-# %%
-settings = wanted.groups()["theirs/rows"]
+show_table(study.recorded("rows", profile="photos", chapter="01_a"), seeds)
 
 # %% [markdown]
-# ## Paper versus released code
+# ## Paper versus official implementation
 #
 # They differ.
 #
@@ -40,7 +37,7 @@ settings = wanted.groups()["theirs/rows"]
 # ```{footbibliography}
 # ```
 """
-NO_PAPER = GOOD.replace("*The paper:* ", "").replace("# ## Paper versus released code\n", "")
+NO_PAPER = GOOD.replace("*The paper:* ", "").replace("# ## Paper versus official implementation\n", "")
 
 
 @pytest.fixture
@@ -56,10 +53,9 @@ def book(tmp_path, monkeypatch):
         "book/index.md": "{doc}`/notebooks/01_a`\n",
         "book/discrepancies.md": "{doc}`/notebooks/01_a`\n",
         "book/references.bib": "@article{a2020paper,\n}\n",
-        "profiles/quick.yaml": "profile: quick\n",
-        "data/runs.yaml": "groups: {ours/rows: {chapter: 01_a}, theirs/rows: {chapter: 02_b}}\n",
+        "profiles/quick/01_a.yaml": "seeds: [0]\n",
     }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     (tmp_path / "notebooks").mkdir()
 
@@ -88,15 +84,15 @@ def test_a_whole_chapter_lacks_nothing(book):
     ("old", "new", "said"),
     [
         ('tags=["table"]', "", "no cell has figure, table, output"),
-        ("ours/rows", "ours/lines", "there is no ours/lines"),
-        ('measure("ours/rows"', 'measure("theirs/rows"', r"lacks `records: \[02_b\]`"),
+        ('chapter="01_a"', 'chapter="02_b"', r"lacks `records: \[02_b\]`"),
         ("## Exercises", "## Practice", "no section '## Exercises'"),
         ("```{dropdown} Solution", "```{note}", "1 exercises and 0 cells"),
         ("a2020paper", "b2021other", "has no b2021other"),
         ("{footbibliography}", "{note}", "end with '## References'"),
-        ("## Paper versus released code", "## Code", "add it"),
-        ('profile = "quick"', 'profile = "quick"\nepochs = 1 + 1', "literals only"),
-        ('profile = "quick"', "epochs = 8", "no parameter 'profile'"),
+        ("## Paper versus official implementation", "## Code", "add it"),
+        ("seeds = [0]", "seeds = [0]\nepochs = 1 + 1", "literals only"),
+        ("seeds = [0]", "seeds = [0]\nepochs = 8", "no cell reads the parameter epochs"),
+        ("seeds", "runs", "no parameter 'seeds'"),
     ],
 )
 def test_each_item_says_what_is_missing(book, old, new, said):
@@ -104,15 +100,9 @@ def test_each_item_says_what_is_missing(book, old, new, said):
     assert re.search(said, problem)
 
 
-def test_names_that_are_put_together_are_known_by_their_family(book):
-    assert book(GOOD.replace('"ours/rows"', 'f"ours/{name}"')) == {}
-    (book.root / "data" / "runs.yaml").write_text("groups: {ours/rows: {chapter: 01_a}}\n")
-    assert "theirs" not in str(book(GOOD))  # of no known family: not a group
-
-
 def test_a_header_can_name_the_others(book):
     header = "# ---\n# jupyter:\n#   records: [02_b]\n# ---\n\n"
-    assert book(header + GOOD.replace('measure("ours/rows"', 'measure("theirs/rows"')) == {}
+    assert book(header + GOOD.replace('chapter="01_a"', 'chapter="02_b"')) == {}
 
 
 @pytest.mark.parametrize("page", ["book/index.md", "book/discrepancies.md", "README.md"])

@@ -1,12 +1,13 @@
 """Parameters are checked before a chapter runs; where a run comes from is told to it."""
 
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from pipeline import execute
 from pipeline.project import PipelineError
 
-KNOWN = {"profile": "quick", "seeds": [0], "epochs": 8, "lr": 0.1, "train_limit": None}
+PARAMETERS = "seeds = [0]\nepochs = 8\nlr = 0.1\nmax_steps = None"
+READ = "%matplotlib inline\nprint(seeds, lr, epochs)\ndef f():\n    return f'{max_steps}'"
 
 
 def notebook(source, copies=1):
@@ -36,24 +37,48 @@ def test_there_is_one_parameters_cell(copies):
         execute.defaults(notebook("x = 1", copies), "02_b")
 
 
-@pytest.mark.parametrize("given", [{}, {"epochs": 3}, {"lr": 1}, {"train_limit": 100}, {"epochs": None}])
-def test_parameters_that_fit(given):
-    execute.validate("02_b", "gpu", given, KNOWN)
+@pytest.fixture
+def given(monkeypatch):
+    """What a profile sets, in a chapter of these parameters and this code after them."""
+
+    def given(values, parameters=PARAMETERS, code=READ):
+        chapter = notebook(parameters)
+        chapter.cells += [new_markdown_cell("About `unread`."), new_code_cell(code)]
+        monkeypatch.setattr(execute, "parameters", lambda profile, name: values)
+        return execute.given("paper", "02_b", chapter)
+
+    return given
+
+
+@pytest.mark.parametrize("values", [{}, {"epochs": 3}, {"lr": 1}, {"max_steps": 100}, {"epochs": None}])
+def test_parameters_that_fit(given, values):
+    assert given(values) == values
 
 
 @pytest.mark.parametrize(
-    ("given", "complaint"),
+    ("values", "complaint"),
     [
-        ({"epoch": 3}, r"notebooks/02_b has no parameter 'epoch', which profile gpu sets: it has profile, seeds"),
+        ({"epoch": 3}, r"notebooks/02_b has no parameter 'epoch', which profile paper sets: it has seeds, epochs"),
         ({"epochs": "3"}, r"notebooks/02_b: parameter 'epochs' must be of type int as its default, got '3'"),
         ({"seeds": 1}, r"parameter 'seeds' must be of type list"),
         ({"epochs": 1.5}, r"parameter 'epochs' must be of type int"),
         ({"epochs": True}, r"parameter 'epochs' must be of type int"),
     ],
 )
-def test_parameters_that_do_not_fit(given, complaint):
+def test_parameters_that_do_not_fit(given, values, complaint):
     with pytest.raises(PipelineError, match=complaint):
-        execute.validate("02_b", "gpu", given, KNOWN)
+        given(values)
+
+
+@pytest.mark.parametrize("code", ["unread = 1", "run(unread=2)", "'unread'", "# unread", "a.unread"])
+def test_a_parameter_that_no_later_cell_reads_is_refused(given, code):
+    with pytest.raises(PipelineError, match=r"^notebooks/02_b: no cell reads the parameter unread$"):
+        given({}, parameters="unread = 0\nseen = 0", code=f"print(seen)\n{code}")
+
+
+def test_code_that_does_not_parse_is_named(given):
+    with pytest.raises(PipelineError, match=r"^notebooks/02_b: .*: def \($"):
+        given({}, code="def (")
 
 
 def test_the_commit_can_come_from_the_environment(monkeypatch):

@@ -10,7 +10,7 @@ from pipeline import project
 def root(tmp_path, monkeypatch):
     monkeypatch.setattr(project, "ROOT", tmp_path)
     (tmp_path / "profiles" / "quick").mkdir(parents=True)
-    (tmp_path / "profiles" / "quick.yaml").write_text("profile: quick\nepochs: 8\nseeds: [0]\n")
+    (tmp_path / "profiles" / "quick" / "01_a.yaml").write_text("epochs: 8\nseeds: [0]\n")
     return tmp_path
 
 
@@ -33,22 +33,22 @@ def test_chapters_are_the_notebooks_of_the_contents_in_order(root):
     assert project.chapters() == ["02_b", "01_a"]
 
 
-def test_a_chapters_own_file_goes_over_the_profile(root):
-    (root / "profiles" / "quick" / "02_b.yaml").write_text("epochs: 3\n")
-    assert project.parameters("quick", "01_a") == {"profile": "quick", "epochs": 8, "seeds": [0]}
-    assert project.parameters("quick", "02_b") == {"profile": "quick", "epochs": 3, "seeds": [0]}
+def test_a_profile_is_a_folder_with_a_file_for_each_chapter(root):
+    (root / "profiles" / "paper").mkdir()
+    (root / "profiles" / "paper" / "01_a.yaml").write_text("# the defaults\n")
+    assert project.profiles() == ["paper", "quick"]
+    assert project.parameters("quick", "01_a") == {"epochs": 8, "seeds": [0]}
+    assert project.parameters("paper", "01_a") == {}
+    with pytest.raises(project.PipelineError, match=r"profiles/quick/02_b\.yaml does not exist"):
+        project.parameters("quick", "02_b")
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [
-        ("seeds: [", "profiles/quick.yaml is not valid YAML"),
-        ("- 1\n", "must hold a mapping"),
-        ("", "must hold a mapping"),
-    ],
+    [("seeds: [", r"profiles/quick/01_a\.yaml is not valid YAML"), ("- 1\n", "must hold a mapping")],
 )
 def test_a_malformed_profile_is_named(root, content, complaint):
-    (root / "profiles" / "quick.yaml").write_text(content)
+    (root / "profiles" / "quick" / "01_a.yaml").write_text(content)
     with pytest.raises(project.PipelineError, match=complaint):
         project.parameters("quick", "01_a")
 

@@ -33,7 +33,7 @@ def executed(clean):
     made.cells.insert(3, new_code_cell("epochs = 8", id="x", metadata={"tags": ["injected-parameters"]}))
     made.cells[-1].execution_count = 4
     made.cells[-1].outputs = [
-        new_output("display_data", {"image/png": "aa"}, metadata={"name": "fig-a", "caption": "Old.", "alt": "Seen."})
+        new_output("display_data", {"image/png": "aa"}, metadata={"name": "fig-a", "caption": "A.", "alt": "Seen."})
     ]
     return made
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fgvc_lib.train import machine
-from fgvc_lib.train.distributed import from_rank_0, gather, pick_device
-from fgvc_lib.train.precision import Precision
-from fgvc_lib.train.progress import Progress
+from fgvc_lib.train.distributed import from_rank_0, gather
+from fgvc_lib.train.machine import Precision, pick_device
+from fgvc_lib.train.progress import ProgressBar
 
 
 @pytest.fixture
@@ -43,23 +43,40 @@ def test_without_a_gpu_it_is_the_cpu_and_alone_one_is_rank_0(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("device", "capability", "dtype"),
+    ("capability", "dtype", "scaled"),
     [
-        ("cpu", None, torch.float32),
-        ("cuda", (9, 0), torch.bfloat16),
-        ("cuda", (8, 0), torch.bfloat16),
-        ("cuda", (7, 5), torch.float16),  # bfloat16 would be emulated there
+        ((7, 0), torch.float16, True),  # V100
+        ((7, 5), torch.float16, True),  # T4, which emulates bfloat16 slowly and says that it supports it
+        ((8, 0), torch.bfloat16, False),  # A100
+        ((8, 9), torch.bfloat16, False),  # L4
+        ((9, 0), torch.bfloat16, False),  # H100
     ],
 )
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, where there is no such device
-def test_automatic_precision_is_what_the_device_computes_in(
-    device: str, capability: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+def test_auto_follows_the_compute_capability(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype, scaled: bool
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda where: capability)
-    precision = Precision("auto", torch.device(device))
-    assert precision.dtype == dtype
-    if torch.cuda.is_available() or device == "cpu":
-        assert precision.scaler.is_enabled() == (dtype == torch.float16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    precision = Precision("auto", torch.device("cuda"))
+    assert precision.dtype is dtype
+    assert precision.scaler.is_enabled() is scaled
+
+
+def test_auto_on_a_cpu_is_float32_without_autocast() -> None:
+    precision = Precision("auto", torch.device("cpu"))
+    assert precision.dtype is torch.float32
+    assert not precision.scaler.is_enabled()
+    with precision.autocast():
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_what_is_asked_for_is_used(name: str) -> None:
+    precision = Precision(name, torch.device("cpu"))
+    x = torch.ones(2, 2)
+    with precision.autocast():
+        assert (x @ x).dtype is getattr(torch, name)
 
 
 def test_memory_and_name_of_a_gpu_are_its_own(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,35 +105,48 @@ def test_a_cpu_is_named_with_its_threads_and_memory_is_the_processs(monkeypatch:
     assert machine.device_name(cpu).endswith(", 1 thread")
 
 
-def test_the_signal_is_caught_inside_only_and_in_the_main_thread_only() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_signal_is_caught_inside_only(number: signal.Signals) -> None:
     outer: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: outer.append(number))
+    before = signal.signal(number, lambda number, frame: outer.append(number))
     try:
-        with machine.sigterm(catch=True) as received:
-            signal.raise_signal(signal.SIGTERM)
-        assert received == [signal.SIGTERM]
-        with machine.sigterm(catch=False) as received:
-            signal.raise_signal(signal.SIGTERM)
-        assert (received, outer) == ([], [signal.SIGTERM])
-        signal.raise_signal(signal.SIGTERM)
+        with machine.stop_signals(catch=True) as received:
+            signal.raise_signal(number)
+        assert received == [number]
+        assert machine.Stopped(received).code == 128 + number
+        with machine.stop_signals(catch=False) as received:
+            signal.raise_signal(number)
+        assert (received, outer) == ([], [number])
+        signal.raise_signal(number)
         assert len(outer) == 2  # whoever had it has it again
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
 
+
+def test_a_third_ctrl_c_does_not_wait() -> None:
+    with machine.stop_signals(catch=True) as received:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert received == [signal.SIGINT] * 2
+
+
+def test_outside_of_the_main_thread_no_signal_is_caught() -> None:
     found: list[Any] = []
 
     def elsewhere() -> None:
-        with machine.sigterm(catch=True) as received:
+        with machine.stop_signals(catch=True) as received:
             found.append(received)
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join()
     assert found == [[]]
-    assert machine.Stopped().code == 143
+    assert machine.Stopped([]).code == 143  # another process was told
 
 
 def test_tensorboard_that_is_not_installed_is_named(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(ModuleNotFoundError, match="TensorBoard is not installed: pip install tensorboard"):
-        Progress(3, show=False, tensorboard=tmp_path)
+        ProgressBar(3, show=False, tensorboard=tmp_path)

@@ -24,7 +24,7 @@ from fgvc_lib.data import ImageData, Split
 from fgvc_lib.methods import METHODS, Method, Output, Phase
 from fgvc_lib.train import NonFiniteLoss, fit
 from fgvc_lib.train import checkpoint as checkpoint_file
-from fgvc_lib.train import loop
+from fgvc_lib.train import trainer
 
 torch.set_num_threads(1)
 folder = sys.argv[1]
@@ -107,7 +107,8 @@ def write(fitted, name):
 
 KILLED = """
 config = Config(method="probe", method_args={"noise": 0.1}, backbone="tiny", backbone_args={"norm": "batch"},
-                batch_size=8, accumulate=2, epochs=3, ema=0.8, lr=0.1, warmup=0.2, clip=1.0)   # 9 steps
+                batch_size=8, grad_accum_steps=2, epochs=3, ema_decay=0.8, lr=0.1, warmup=0.2,
+                grad_clip_norm=1.0)   # 9 steps
 
 def peace():
     write(fit(config, data=DATA), "peace")
@@ -125,11 +126,15 @@ def killed_while_writing(step):
     fit(config, data=DATA, folder=f"{folder}/run", save_every=2)
 
 def killed_in_evaluation():
-    loop.evaluate = lambda *a, **k: die()
+    trainer.evaluate = lambda *a, **k: die()
     fit(config, data=DATA, folder=f"{folder}/run", save_every=2)
 
 def terminated(n):
     Probe.hook = lambda taken: os.kill(os.getpid(), signal.SIGTERM) if taken == n else None
+    fit(config, data=DATA, folder=f"{folder}/run")
+
+def interrupted(n):
+    Probe.hook = lambda taken: os.kill(os.getpid(), signal.SIGINT) if taken == n else None
     fit(config, data=DATA, folder=f"{folder}/run")
 
 def finish():
@@ -142,7 +147,8 @@ ends = {}
 for name, work in [("peace", peace), ("step 1", lambda: killed_after_step(1)), ("step 3", lambda: killed_after_step(3)),
                    ("epoch 1", killed_in_evaluation), ("write 4", lambda: killed_while_writing(4)),
                    ("term 4", lambda: terminated(4)), ("step 6", lambda: killed_after_step(6)),
-                   ("write 6", lambda: killed_while_writing(6)), ("step 8", lambda: killed_after_step(8)),
+                   ("write 6", lambda: killed_while_writing(6)), ("int 6", lambda: interrupted(6)),
+                   ("step 8", lambda: killed_after_step(8)),
                    ("finish", finish), ("again", again)]:
     status = os.waitpid(child(work), 0)[1]
     steps = sorted(f for f in os.listdir(f"{folder}/run")) if os.path.isdir(f"{folder}/run") else []
@@ -158,7 +164,7 @@ with socket.socket() as s:
 
 def config(norm, **changes):
     return Config(method="probe", backbone="tiny", backbone_args={"norm": norm},
-                  **{"batch_size": 8, "accumulate": 2, "epochs": 3, "lr": 0.1, "ema": 0.5, **changes})
+                  **{"batch_size": 8, "grad_accum_steps": 2, "epochs": 3, "lr": 0.1, "ema_decay": 0.5, **changes})
 
 def as_rank(rank, work):
     def run():
@@ -178,10 +184,10 @@ def equal(rank):
 
 def killed(rank):   # only rank 1 is told to stop: both must save and leave at the same step
     Probe.hook = lambda taken: os.kill(os.getpid(), signal.SIGTERM) if (rank, taken) == (1, 4) else None
-    fit(config("group", accumulate=1, batch_size=4), data=DATA, folder=f"{folder}/ranks")
+    fit(config("group", grad_accum_steps=1, batch_size=4), data=DATA, folder=f"{folder}/ranks")
 
 def resumed(rank):
-    write(fit(config("group", accumulate=1, batch_size=4), data=DATA, folder=f"{folder}/ranks"), f"resumed{rank}")
+    write(fit(config("group", grad_accum_steps=1, batch_size=4), data=DATA, folder=f"{folder}/ranks"), f"resumed{rank}")
 
 def poisoned(rank):
     try:
@@ -195,7 +201,7 @@ def batch(rank):   # without SyncBatchNorm each rank has its own statistics: all
 
 def alone():
     write(fit(config("group"), data=DATA), "alone")
-    write(fit(config("group", accumulate=1, batch_size=4), data=DATA), "unbroken")
+    write(fit(config("group", grad_accum_steps=1, batch_size=4), data=DATA), "unbroken")
 
 ranks = [os.waitstatus_to_exitcode(os.waitpid(child(alone), 0)[1]), both(equal), both(killed), both(resumed),
          both(poisoned), both(batch)]
@@ -225,13 +231,14 @@ def left(tmp_path_factory: pytest.TempPathFactory, forked: Any) -> Left:
 
 def test_killed_at_any_step_and_resumed_is_bit_equal_to_never_interrupted(left: Left) -> None:
     for name, (code, _) in left.killed.items():
-        expected = {"peace": 0, "finish": 0, "again": 0, "term 4": 143}.get(name, -9)
+        expected = {"peace": 0, "finish": 0, "again": 0, "term 4": 143, "int 6": 130}.get(name, -9)
         assert code == expected, (name, left.killed)
     whole = {name: [f for f in files if f.startswith("checkpoint")] for name, (_, files) in left.killed.items()}
     assert whole["step 1"] == []
     assert whole["step 3"] == ["checkpoint-00000002.pt"]
     assert whole["write 4"] == ["checkpoint-00000002.pt", "checkpoint-00000003.pt"]
     assert whole["term 4"][-1] == "checkpoint-00000005.pt"  # told at the end of step 4, saved after the next one
+    assert whole["int 6"][-1] == "checkpoint-00000007.pt"
     assert whole["finish"] == ["checkpoint-00000008.pt", "checkpoint-00000009.pt"]
 
     peace = left.load("peace")
@@ -256,7 +263,7 @@ def test_two_processes_equal_one(left: Left) -> None:
             assert row == {k: v if isinstance(v, str) else pytest.approx(v, rel=1e-4) for k, v in expected.items()}
 
 
-def test_processes_without_synchronised_statistics_evaluate_those_of_rank_0(left: Left) -> None:
+def test_processes_without_synchronized_statistics_evaluate_those_of_rank_0(left: Left) -> None:
     first, second = left.load("batch0"), left.load("batch1")
     assert first["final"] == second["final"]
     assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())

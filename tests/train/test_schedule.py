@@ -46,21 +46,21 @@ def test_cosine_starts_anew_in_each_phase() -> None:
 
 @given(st.lists(st.floats(0.05, 1), min_size=1, max_size=4), st.integers(0, 60))
 def test_phases_cover_every_step_once(weights: list[float], total: int) -> None:
-    phases = [Phase([], share=w / sum(weights)) for w in weights]
+    phases = [Phase([], fraction=w / sum(weights)) for w in weights]
     plan = stretches(phases, total)
     covered = [step for s in plan for step in range(s.start, s.stop)]
     assert covered == list(range(total))
     assert len(plan) == min(len(phases), total)
 
 
-def test_phases_get_their_shares() -> None:
-    plan = stretches([Phase([], share=0.25), Phase([], share=0.75)], 100)
+def test_phases_get_their_fractions() -> None:
+    plan = stretches([Phase([], fraction=0.25), Phase([], fraction=0.75)], 100)
     assert [(s.start, s.stop) for s in plan] == [(0, 25), (25, 100)]
 
 
-def test_shares_that_do_not_sum_to_one_are_refused() -> None:
+def test_fractions_that_do_not_sum_to_one_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be positive and sum to 1, got \[0.5, 0.25\]"):
-        stretches([Phase([], share=0.5), Phase([], share=0.25)], 10)
+        stretches([Phase([], fraction=0.5), Phase([], fraction=0.25)], 10)
 
 
 class Two(Method):

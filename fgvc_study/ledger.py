@@ -1,0 +1,205 @@
+r"""The ledger: what a paper claims, what was measured, and the verdict that a rule draws from the two.
+
+The rule was written down before the runs. For a claim that variant a beats variant b in some number, the runs are paired by
+seed and Student's 95 % interval of the mean difference is taken. The claim is
+
+* **reproduced** where the interval lies wholly on the claimed side, and not wholly inside the equivalence band,
+* **not reproduced** where it lies wholly on the other side, or wholly inside the band (no effect worth the name),
+* **inconclusive** otherwise.
+
+A claim of equality ("α matters little") is reproduced where the interval lies inside the band, not reproduced where it
+lies wholly outside. Claims that hold by construction name the test that checks them; claims about cost name the
+benchmark; what cannot be tested here says why.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from fgvc_study import folders
+from fgvc_study.experiment import table
+from fgvc_study.record import Record, find, run_id
+from fgvc_study.statistics import paired
+from fgvc_study.tables import frame
+
+SIDES = ("greater", "less", "equal")
+STRONGEST = ("paper", "photos", "quick")
+"""Profiles, the one whose numbers say most first."""
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", "untestable here", "not measured yet")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of ``data/claims.yaml``.
+
+    Attributes:
+        id: short name.
+        method: of the six.
+        claim: what is claimed, in a sentence.
+        source: where, with the certainty of our reading of it.
+        chapter: the chapter that measures it, and ``anchor``: the figure or section there.
+        test: how; one of the mappings that :func:`judge` knows.
+    """
+
+    id: str
+    method: str
+    claim: str
+    source: str
+    chapter: str
+    anchor: str
+    test: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a claim's test gave.
+
+    Attributes:
+        verdict: one of ``VERDICTS``.
+        effect: mean difference, with ``low`` and ``high`` of its interval; NaN where there is none.
+        unit: of the effect.
+        seeds: pairs behind it.
+        why: in words: the test, the benchmark, or the reason.
+        records: that it was computed from.
+    """
+
+    verdict: str
+    effect: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    unit: str = ""
+    seeds: int = 0
+    why: str = ""
+    records: Sequence[Record] = field(default_factory=tuple)
+
+
+def claims(path: Path | None = None) -> list[Claim]:
+    """The rows of ``data/claims.yaml``, refused where one lacks a field."""
+    path = path or folders.committed("claims.yaml")
+    rows = yaml.safe_load(path.read_text(encoding="utf8"))["claims"]
+    names = [row.get("id") for row in rows]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path.name} names a claim twice: {sorted({str(n) for n in names if names.count(n) > 1})}")
+    found = []
+    for row in rows:
+        if set(row) != set(Claim.__dataclass_fields__):
+            wrong = set(row) ^ set(Claim.__dataclass_fields__)
+            raise ValueError(f"{path.name}: claim {row.get('id')} lacks or has too much of {', '.join(sorted(wrong))}")
+        found.append(Claim(**row))
+    return found
+
+
+def decide(low: float, high: float, *, side: str, band: float) -> str:
+    """The rule, for an interval of the difference a - b."""
+    if side not in SIDES:
+        raise ValueError(f"side must be one of {', '.join(SIDES)}, got {side!r}")
+    if not low <= high or band < 0:
+        raise ValueError(f"an interval and a band ≥ 0 are needed, got [{low}, {high}] and {band}")
+    inside = -band <= low and high <= band
+    if side == "equal":
+        return "reproduced" if inside else "not reproduced" if low > band or high < -band else "inconclusive"
+    if side == "less":
+        low, high = -high, -low
+    if inside or high < 0:
+        return "not reproduced"
+    return "reproduced" if low > 0 else "inconclusive"
+
+
+def judge(claim: Claim) -> Verdict:
+    """Compute the verdict of a claim from committed records and benchmarks.
+
+    ``claim.test`` is one of
+
+    * ``{experiment, a, b, value, side, band, unit}``: variants a and b of an experiment, ``<chapter>/<name>``; b may be
+      a list, and a is then compared with each of them, the least favorable verdict counting. ``a_value``, ``b_value``
+      compare two numbers of the same runs instead: leave ``b`` out.
+    * ``{test}``: path::name of a test that asserts it exactly.
+    * ``{benchmark, key, side, bound, unit}``: a number of ``data/benchmarks/<benchmark>``, dotted key.
+    * ``{untestable}``: the reason.
+    """
+    test = claim.test
+    if "untestable" in test:
+        return Verdict("untestable here", why=test["untestable"])
+    if "test" in test:
+        return Verdict("reproduced", why=f"holds exactly, checked by {test['test']}")
+    if "benchmark" in test:
+        return _judge_benchmark(test)
+    others = test["b"] if isinstance(test.get("b"), list) else [test.get("b", test["a"])]
+    found = [_judge_pair(test, other) for other in others]
+    return max(
+        found, key=lambda v: ("reproduced", "inconclusive", "not reproduced", "not measured yet").index(v.verdict)
+    )
+
+
+def recorded(experiment: str) -> tuple[pd.DataFrame, dict[str, Record]]:
+    """The runs of ``<chapter>/<name>`` in the profile that says most of those with a record, and their records."""
+    chapter, name = experiment.split("/")
+    known = False
+    for profile in STRONGEST:
+        asked = table(profile, chapter).get(name)
+        if asked is not None:
+            known = True
+            records = {run_id(config): record for config in asked.configs() if (record := find(config))}
+            if records:
+                return frame(asked, records), records
+    if not known:
+        raise ValueError(f"no profile has an experiment {experiment}: is the claim's name right?")
+    return pd.DataFrame(), {}
+
+
+def _judge_pair(test: Mapping[str, Any], other: str) -> Verdict:
+    runs, records = recorded(test["experiment"])
+    unit = test.get("unit", "")
+    if not records:
+        return Verdict("not measured yet", unit=unit, why=f"no record of {test['experiment']} yet")
+    column_a, column_b = test.get("a_value", test.get("value")), test.get("b_value", test.get("value"))
+    sides = runs[runs["variant"] == test["a"]], runs[runs["variant"] == other]
+    lost = int(runs[runs["variant"].isin([test["a"], other])]["diverged"].sum())
+    diverged = f"; {lost} more run{'s' * (lost > 1)} diverged" if lost else ""
+    a, b = (
+        side.assign(number=side.get(column, math.nan)).dropna(subset="number")
+        for side, column in zip(sides, (column_a, column_b), strict=True)
+    )
+    if not set(a["seed"]) & set(b["seed"]):
+        verdict = "inconclusive" if lost else "not measured yet"
+        return Verdict(verdict, unit=unit, why=f"no seed has {column_a} of both {test['a']} and {other}{diverged}")
+    found = paired(a, b, "number")
+    why = f"{test['a']} against {other}" if other != test["a"] else f"{column_a} against {column_b}"
+    return Verdict(
+        decide(found["low"], found["high"], side=test["side"], band=test["band"]),
+        effect=found["mean"],
+        low=found["low"],
+        high=found["high"],
+        unit=unit,
+        seeds=int(found["seeds"]),
+        why=why + diverged,
+        records=[records[name] for name in dict.fromkeys([*a["id"], *b["id"]])],
+    )
+
+
+def _judge_benchmark(test: Mapping[str, Any]) -> Verdict:
+    path = folders.committed("benchmarks") / f"{test['benchmark']}.json"
+    unit = test.get("unit", "×")
+    if not path.is_file():
+        return Verdict("not measured yet", unit=unit, why=f"no benchmark {test['benchmark']} yet")
+    value: Any = json.loads(path.read_text(encoding="utf8"))
+    for key in str(test["key"]).split("."):
+        if isinstance(value, Mapping) and key not in value:
+            return Verdict("not measured yet", unit=unit, why=f"benchmark {test['benchmark']} has no {key} yet")
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    holds = value >= test["bound"] if test["side"] == "greater" else value <= test["bound"]
+    sign = "≥" if test["side"] == "greater" else "≤"
+    return Verdict(
+        "reproduced" if holds else "not reproduced",
+        effect=float(value),
+        unit=unit,
+        why=f"{test['benchmark']}: {test['key']} {sign} {test['bound']}",
+    )

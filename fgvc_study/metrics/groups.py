@@ -1,0 +1,80 @@
+"""Which parts the channels of a class look at: MC-Loss's groups of channels against the ground truth of parts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fgvc_lib.data.dataset import ImageData, Split
+from fgvc_lib.data.loader import Loader
+from fgvc_lib.losses.mutual_channel import group_diversity
+from fgvc_lib.methods.base import Method
+from fgvc_lib.methods.mutual_channel import MutualChannel, class_maps
+from fgvc_study.metrics.channels import channel_parts_of
+from fgvc_study.metrics.parts import distinct_parts, mass_on_part
+
+
+@torch.no_grad()
+def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 480) -> dict[str, float | np.ndarray]:
+    """How many parts the ξ channels of an image's true class peak on, and whether on the part that decides.
+
+    On at most ``limit`` test images, chosen at random but always the same. A channel lies on the part its map peaks
+    on, or within half a stride of; one that is zero everywhere lies on none. Means over images:
+
+    ``parts``: different parts among the channels of the true class. ``on_part``: share of those channels on any part.
+    ``deciding``: share of them on the deciding part; ``deciding_hit``: share of images with at least one there.
+    ``mass``: share of the true class's attention, the maximum over its channels, within the deciding part;
+    ``mass_even``: what an even map would have there. ``h``: of :func:`fgvc_lib.losses.mutual_channel.group_diversity`,
+    over all classes; ``h_true``: of the true class. Array ``by_class``, ``(c, P + 1)``: how many of its channels a
+    class has on each part, in its own images, the last column for none; NaN for a class without images.
+
+    Raises:
+        ValueError: another method than MC-Loss, or data without ``masks`` and ``deciding`` parts.
+    """
+    if not isinstance(method, MutualChannel):
+        raise ValueError(
+            f"channels of classes are those of MC-Loss, got {type(method).__name__}: use method 'mutual_channel'"
+        )
+    for name in ("masks", "discriminative"):
+        if name not in data.test.parts:
+            raise ValueError(f"data set {data.name!r} has no {name} of parts: use one that has, such as 'birds'")
+    method.eval()
+    classes, count = method.num_classes, len(data.part_names)
+    center = method.backbone.centers[method.backbone.last]
+    order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
+    keep = order[:limit].sort().values.numpy()
+    masks = torch.from_numpy(np.asarray(data.test.parts["masks"][keep]))  # (n, P, H, W)
+    deciding = torch.from_numpy(np.asarray(data.test.parts["discriminative"][keep]))  # (n,)
+    some = dataclasses.replace(data, test=Split(np.asarray(data.test.images[keep]), data.test.labels[keep]))
+
+    found: dict[str, list[Tensor]] = {}
+    by_class, images_of = torch.zeros(classes, count + 1), torch.zeros(classes)
+    for images, labels, rows in Loader(some, "test", 64, train=False, seed=0, device=device).epoch(0):
+        features = method(images).maps["features"].float()  # (B, N, h, w)
+        mine = class_maps(features, labels, classes)  # (B, ξ, h, w)
+        own, decides = masks[rows.cpu()].to(mine.device), deciding[rows.cpu()].to(mine.device)
+        parts = channel_parts_of(mine, own, center=center)  # (B, ξ)
+        hit = (parts == decides[:, None]).float()
+        part = own[torch.arange(len(own), device=own.device), decides]  # (B, H, W)
+        share, even = mass_on_part(mine.amax(1).clamp(min=0), part, center=center)
+        spread = group_diversity(features, classes)  # (B, c)
+        batch = {
+            "parts": distinct_parts(parts).float(),
+            "on_part": (parts >= 0).float().mean(1),
+            "discriminative": hit.mean(1),
+            "deciding_hit": hit.amax(1),
+            "mass": share,
+            "mass_even": even,
+            "h": spread.mean(1),
+            "h_true": spread.gather(1, labels[:, None])[:, 0],
+        }
+        for name, values in batch.items():
+            found.setdefault(name, []).append(values.cpu())
+        votes = torch.nn.functional.one_hot(parts.where(parts >= 0, count), count + 1).float().sum(1)  # (B, P + 1)
+        by_class.index_add_(0, labels.cpu(), votes.cpu())
+        images_of += torch.bincount(labels.cpu(), minlength=classes)
+    means: dict[str, float | np.ndarray] = {name: float(torch.cat(v).nanmean()) for name, v in found.items()}
+    return means | {"by_class": (by_class / images_of[:, None]).numpy().astype(np.float32)}

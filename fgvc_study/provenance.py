@@ -1,0 +1,67 @@
+"""Where a number comes from: device, versions, commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fgvc_lib
+
+PACKAGE = Path(fgvc_lib.__file__).parent
+
+
+def device_info(device: str | torch.device) -> dict[str, Any]:
+    """Kind, model name and how much of it: GPUs, or CPU threads."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "count": 1}
+    return {"type": device.type, "name": _cpu_name(), "count": torch.get_num_threads()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the library and what its numbers depend on."""
+    found = {"python": platform.python_version(), "fgvc_lib": fgvc_lib.__version__}
+    for package in ("torch", "torchvision", "numpy", "scikit-learn"):
+        found[package] = importlib.metadata.version(package)
+    if torch.version.cuda and torch.cuda.is_available():
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def commit() -> tuple[str, bool]:
+    """The commit of the running code and whether it had uncommitted changes.
+
+    ``FGVC_COMMIT`` and ``FGVC_DIRTY`` (0 or 1) say so for a machine without the repository. An installed wheel
+    names its version instead.
+    """
+    if os.environ.get("FGVC_COMMIT"):
+        return os.environ["FGVC_COMMIT"], os.environ.get("FGVC_DIRTY", "0") not in ("", "0")
+    release = f"release {fgvc_lib.__version__}", False
+    try:
+        if _git("rev-parse", "--show-prefix"):  # installed somewhere inside a repository of somebody else
+            return release
+        return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--", "fgvc_lib", "fgvc_study"))
+    except (OSError, subprocess.CalledProcessError):
+        return release
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=30
+    )
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,66 @@
+"""Published figures: none without a source and a certainty, and each beside the runs of its protocol."""
+
+import pytest
+import yaml
+
+from fgvc_lib.config import Config
+from fgvc_study import published
+from fgvc_study.experiment import Experiment
+
+GOOD = {
+    "experiment": "03_x/components",
+    "variant": "one",
+    "dataset": "cub",
+    "value": 87.3,
+    "source": "paper",
+    "certainty": "sure",
+}
+
+
+def write(path, *rows):
+    path.write_text(yaml.safe_dump({"published": list(rows)}))
+    return path
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    configs = {"one": tuple(Config(data="cub", seed=seed) for seed in (0, 1)), "two": (Config(data="cub", lr=0.2),)}
+    monkeypatch.setattr(published, "asked", lambda profile, chapter: {"components": Experiment("components", configs)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"certainty": "remembered"}, "certainty 'remembered': it needs a percentage, a source and one of sure"),
+        ({"certainty": None}, "certainty None"),
+        ({"source": ""}, "needs a percentage, a source"),
+        ({"value": 873.0}, "873"),
+        ({"confidence": "high"}, "lacks or has too much of confidence"),
+    ],
+)
+def test_a_figure_without_source_or_certainty_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        published.figures(write(tmp_path / "published.yaml", GOOD | changes))
+
+
+def test_every_figure_has_a_line_and_what_was_measured_stands_beside(tmp_path, asked, monkeypatch):
+    class Measured:
+        diverged = False
+
+        def __init__(self, accuracy):
+            self.final = {"test_accuracy": accuracy}
+
+    monkeypatch.setattr(published, "find", lambda config: Measured(0.87 + config.seed / 100))
+    cars = GOOD | {"value": 86.25, "certainty": "log", "dataset": "cars"}
+    table = published.table(write(tmp_path / "published.yaml", GOOD, cars))
+    assert list(table["published, %"]) == ["87.3", "86.25"]
+    assert list(table["certainty"]) == ["sure", "log"]
+    assert list(table["measured, %"]) == ["87.5 ± 0.7", ""]
+    with pytest.raises(ValueError, match="profile paper has no variant 'three' of 03_x/components"):
+        published.table(write(tmp_path / "published.yaml", GOOD | {"variant": "three"}))
+
+
+def test_what_is_published_stands_beside_variants_that_exist():
+    table = published.table()
+    assert len(table) == len(published.figures())
+    assert {name.split("/")[0][:2] for name in table["experiment"]} == {"03", "04", "05", "06", "07"}
