@@ -54,7 +54,7 @@ def build(name: str, depth: str, channels: int) -> Method:
     """One of the three networks compared."""
     method, arguments = SUBJECTS[name]
     if method == "ap_cnn":
-        arguments = {"channels": channels, "reduction": max(1, channels // 16), **arguments}
+        arguments = {"pyramid": {"channels": channels, "gate_reduction": max(1, channels // 16)}, **arguments}
     build_method: Callable[..., Method] = METHODS[method]
     return build_method(resnet(depth), NUM_CLASSES, **arguments)
 
