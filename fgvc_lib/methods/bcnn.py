@@ -114,4 +114,4 @@ def _second_backbone(settings: Mapping[str, Any]) -> Backbone:
             f"second must name its backbone, one of {', '.join(BACKBONES)}, like "
             f"{{'backbone': 'vgg', 'depth': 11}}; got {dict(settings)!r}"
         )
-    return BACKBONES[name](**arguments)  # type: ignore[operator,no-any-return]
+    return BACKBONES[name](**arguments)
