@@ -21,7 +21,7 @@ import yaml
 
 from fgvc_study import dry_run, folders, plan, reproduce
 from fgvc_study.experiment import table_path, table_text
-from fgvc_study.training import best_device, distributed, measure
+from fgvc_study.training import best_device, distributed, measure, pick_device
 
 
 def profile_parameters(path: Path) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def train_command(arguments: argparse.Namespace) -> int:
             worker.stdin.close()
             workers.append(worker)
         return max(worker.wait() for worker in workers)
-    with distributed.process_group(distributed.pick_device(arguments.device)):
+    with distributed.process_group(pick_device(arguments.device)):
         for run in runs:
             start = time.monotonic()
             record = measure(

@@ -23,8 +23,7 @@ def paired(a: pd.DataFrame, b: pd.DataFrame, value: str, *, confidence: float = 
     Raises:
         ValueError: no seed has the number in both.
     """
-    both = a.set_index("seed")[[value]].join(b.set_index("seed")[[value]], how="inner", lsuffix="_a", rsuffix="_b")
-    both = both.dropna()
+    both = a[["seed", value]].merge(b[["seed", value]], on="seed").set_index("seed").dropna()
     n = len(both)
     if n == 0:
         raise ValueError(f"no seed has both runs of {value}: measure the two sides with the same seeds")

@@ -17,6 +17,7 @@ from fgvc_lib.config import Config
 from fgvc_lib.data import ImageData, load
 from fgvc_lib.methods import METHODS, Method
 from fgvc_lib.train import NonFiniteLoss, distributed, fit, load_trained
+from fgvc_lib.train.machine import pick_device
 from fgvc_study import dry_run, folders, provenance
 from fgvc_study.metrics import METRICS
 from fgvc_study.record import Record, find, read, run_id, write
@@ -77,7 +78,7 @@ def measure(
         The record, which may have been there before; None where another process is at it.
     """
     folder = folders.build() / "runs" / run_id(config)
-    with distributed.process_group(distributed.pick_device(device)), _alone(folder) as alone:
+    with distributed.process_group(pick_device(device)), _alone(folder) as alone:
         if not alone:
             return None
         record = None if again else distributed.from_rank_0(find(config))
@@ -163,7 +164,7 @@ def _train(
     facts: dict[str, Any]
     arrays: dict[str, np.ndarray] = {}
     method: Method | None = None
-    used = str(distributed.pick_device(device))
+    used = str(pick_device(device))
     try:
         fitted = fit(config, data=data, device=device, folder=folder, progress=True)
     except NonFiniteLoss as error:

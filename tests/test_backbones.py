@@ -32,11 +32,11 @@ def check(backbone: Backbone, images: torch.Tensor) -> None:
     ("make", "args", "size"),
     [
         (resnet, {"depth": "small"}, 64),
-        (resnet, {"depth": "small", "width": 4, "strides": (1, 1, 2), "last_channels": 30}, 32),
-        (resnet, {"depth": 18, "width": 4}, 64),
-        (resnet, {"depth": 50, "width": 4, "strides": (1, 2, 1, 1), "small_stem": True, "last_channels": 6}, 32),
-        (vgg, {"depth": 11, "width": 4}, 32),
-        (vgg, {"depth": 16, "width": 4, "blocks": 3, "batch_norm": False, "last_channels": 9, "in_channels": 1}, 16),
+        (resnet, {"depth": "small", "width": 8, "strides": (1, 1, 2), "last_channels": 30}, 32),
+        (resnet, {"depth": 18, "width": 8}, 64),
+        (resnet, {"depth": 50, "width": 8, "strides": (1, 2, 1, 1), "small_stem": True, "last_channels": 6}, 32),
+        (vgg, {"depth": 11, "width": 8}, 32),
+        (vgg, {"depth": 16, "width": 8, "blocks": 3, "batch_norm": False, "last_channels": 9, "in_channels": 1}, 16),
         (lenet_pp, {}, 28),
         (lenet_pp, {"feature_dim": 5, "in_channels": 3, "image_size": 16}, 16),
     ],
@@ -58,7 +58,7 @@ def test_the_small_net_has_the_maps_that_the_methods_need() -> None:
 
 
 def test_feature_shapes_leaves_mode_and_statistics_alone() -> None:
-    net = resnet("small", width=2).train()
+    net = resnet("small", width=8).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     feature_shapes(net, torch.randn(1, 3, 16, 16))
     assert net.training
@@ -112,4 +112,4 @@ def test_what_does_not_exist_is_refused(make: Any, args: dict[str, Any], message
 
 def test_resume_names_the_stages_it_has() -> None:
     with pytest.raises(ValueError, match="no stage 'top': this backbone has layer1, layer2, layer3"):
-        resnet("small", width=2).resume("top", torch.zeros(1, 2, 4, 4))
+        resnet("small", width=8).resume("top", torch.zeros(1, 2, 4, 4))

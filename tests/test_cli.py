@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 Run = Callable[..., tuple[int, str, str]]
-SHORT = ["--quiet", "--device", "cpu", "-s", "max_steps=2", "-s", "batch_size=16", "-s", "backbone_args.width=4"]
+SHORT = ["--quiet", "--device", "cpu", "-s", "max_steps=2", "-s", "batch_size=16", "-s", "backbone_args.width=8"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     split = Split(pixels, torch.arange(12) % 3)
     data = ImageData("tiny", "0", ("ant", "bee", "cat"), split, split, split, (0.5,) * 3, (0.3,) * 3)
     folder = tmp_path_factory.mktemp("trained")
-    config = Config(backbone_args={"depth": "small", "width": 4}, batch_size=4, max_steps=2, epochs=1)
+    config = Config(backbone_args={"depth": "small", "width": 8}, batch_size=4, max_steps=2, epochs=1)
     fit(config, data=data, device="cpu", folder=folder)
     return folder
 
@@ -75,7 +75,7 @@ def test_train_then_evaluate(fgvc: Run, tmp_path: Path) -> None:
     content = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
     config = content["info"]["config"]
     assert (config["epochs"], config["seed"], config["lr"]) == (1, 5, 0.02)  # options over --set over the file
-    assert config["backbone_args"] == {"depth": "small", "width": 4}
+    assert config["backbone_args"] == {"depth": "small", "width": 8}
     assert content["info"]["classes"] == tuple("0123456789")
 
     status, out, _ = fgvc("evaluate", tmp_path / "run", "--device", "cpu")

@@ -30,7 +30,7 @@ from fgvc_lib.data import load
 from fgvc_lib.train import checkpoint
 
 Call = Callable[..., tuple[int, str, str]]
-SHORT = ["--quiet", "--device", "cpu", "--epochs", "1", "-s", "batch_size=16", "-s", "backbone_args.width=4"]
+SHORT = ["--quiet", "--device", "cpu", "--epochs", "1", "-s", "batch_size=16", "-s", "backbone_args.width=8"]
 
 
 def refused(result: tuple[int, str, str], *parts: str) -> None:

@@ -91,6 +91,8 @@ FACTS = r"""async () => {
 # Equations that only scrolling shows whole, those that leave their column or touch their number, and what scrolls
 # sideways without a fading edge to say so or without a stop of the keyboard
 LAYOUT = r"""async () => {
+  const folded = [...document.querySelectorAll("details:not([open])")];  // in which nothing is laid out
+  folded.forEach(part => part.open = true);
   await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
   const scrolls = node => node.scrollWidth > node.clientWidth + 1;
   const seen = {cut: [], astray: [], unmarked: []};
@@ -109,6 +111,7 @@ LAYOUT = r"""async () => {
     if (style.maskImage === "none" || node.tabIndex < 0)
       seen.unmarked.push(`${node.tagName} ${node.className}: ${node.textContent.trim().slice(0, 40)}`);
   }
+  folded.forEach(part => part.open = false);
   return seen;
 }"""
 

@@ -110,7 +110,7 @@ def test_training_without_labels_and_bad_batches_are_refused():
 
 
 def test_works_on_any_backbone_with_a_wider_feature():
-    method = Center(resnet("small", width=4), 5)
+    method = Center(resnet("small", width=8), 5)
     out = method(torch.randn(2, 3, 32, 32), torch.tensor([0, 4]))
     assert out.state["features"].shape == (2, 16)
     assert method.center_loss.centers.shape == (5, 16)

@@ -14,7 +14,7 @@ CLASSES = 4
 
 
 def small(channels=12, **arguments):
-    return MutualChannel(resnet("small", width=4, last_channels=channels), CLASSES, hidden=8, **arguments)
+    return MutualChannel(resnet("small", width=8, last_channels=channels), CLASSES, hidden=8, **arguments)
 
 
 def batch(n=4, size=32):
@@ -85,7 +85,7 @@ def test_ablations():
 
 
 def test_vgg_with_the_released_grid_head_on_a_map_that_is_not_square():
-    net = vgg(11, width=4, blocks=3, last_channels=12)
+    net = vgg(11, width=8, blocks=3, last_channels=12)
     method = METHODS["mutual_channel"](net, CLASSES, xi=3, hidden=8, pool="grid", map_size=[4, 6])
     images, labels = torch.randn(3, 3, 16, 24), torch.arange(3)
     out = method(images, labels)

@@ -1,5 +1,6 @@
 """The README's figure and table are what the committed records give."""
 
+import math
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ RUNS = pd.DataFrame(
         "variant": ["plain", "plain", "A & B"],
         "seed": [0, 1, 0],
         "test_accuracy": [0.61, 0.63, 0.705],
+        "diverged": False,
     }
 )
 
@@ -49,6 +51,8 @@ def test_the_table_has_every_method_with_its_seeds():
     made = readme.block({"birds": RUNS, "cars": RUNS[RUNS["variant"] == "plain"]})
     assert "| plain | 62.0 ± 1.4 (2 seeds) | 62.0 ± 1.4 (2 seeds) |" in made
     assert "| A & B | 70.5 (1 seed) |  |" in made
+    lost = RUNS.assign(diverged=[False, True, False], test_accuracy=[0.61, math.nan, 0.705])
+    assert "| plain | 61.0 (2 seeds, 1 diverged) |" in readme.block({"birds": lost})
     assert re.search(r"Of the papers' \d+ claims .*\.$", made)
 
 

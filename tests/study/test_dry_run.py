@@ -13,7 +13,7 @@ from fgvc_lib.config import Config
 from fgvc_study import dry_run
 from fgvc_study.estimate import Shape
 
-SMALL = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 4}, "batch_size": 4, "epochs": 2}
+SMALL = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 8}, "batch_size": 4, "epochs": 2}
 
 
 @pytest.fixture(autouse=True)

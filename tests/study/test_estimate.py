@@ -10,7 +10,7 @@ from fgvc_study import estimate as module
 from fgvc_study.estimate import AliveBytes, Shape, estimate, evaluation, step
 
 TINY = Shape(classes=3, train=40, test=2, image_size=16)
-SMALL = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 4}, "batch_size": 8, "epochs": 2}
+SMALL = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 8}, "batch_size": 8, "epochs": 2}
 
 
 class Linear(Method):
@@ -90,12 +90,10 @@ def test_without_values_as_with_values(name):
         "cin": {"embedding": 4, "sampler": [2, 4]},
         "tasn": {
             "input_size": 8,
-            "attention": {
-                "backbone": {"backbone": "resnet", "depth": "small", "width": 4, "strides": [1, 1, 1]},
-                "input_size": 16,
-            },
+            "attention_size": 16,
+            "attention_net": {"backbone": "resnet", "depth": "small", "width": 8, "strides": [1, 1, 1]},
         },
-        "ap_cnn": {"pyramid": {"channels": 8, "gate_reduction": 2}, "hidden": 8},
+        "ap_cnn": {"channels": 8, "hidden": 8, "reduction": 2},
     }
     config = Config(method=name, method_args=arguments.get(name, {}), **SMALL)
     real = module.build_for(config, num_classes=3, channels=3, image_size=16).train()

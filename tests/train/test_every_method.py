@@ -20,7 +20,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ap_cnn": {"pyramid": {"channels": 8}, "hidden": 8},
     "mutual_channel": {"xi": 2},
     "tasn": {
-        "attention": {"backbone": {"backbone": "resnet", "depth": "small", "width": 4}, "input_size": 32},
+        "attention": {"backbone": {"backbone": "resnet", "depth": "small", "width": 8}, "input_size": 32},
         "input_size": 32,
     },
 }
@@ -50,7 +50,7 @@ every_method = pytest.mark.parametrize("name", METHODS)
 
 def small(name: str) -> Method:
     torch.manual_seed(0)
-    method: Method = METHODS[name](resnet("small", width=4), 8, **TINY.get(name, {}))  # type: ignore[call-arg]
+    method: Method = METHODS[name](resnet("small", width=8), 8, **TINY.get(name, {}))  # type: ignore[call-arg]
     return method
 
 
@@ -163,7 +163,7 @@ def test_with_everything_switched_on(name: str, monkeypatch: pytest.MonkeyPatch,
     config = Config(
         method=name,
         method_args=TINY.get(name, {}),
-        backbone_args={"depth": "small", "width": 4},
+        backbone_args={"depth": "small", "width": 8},
         batch_size=40,
         grad_accum_steps=2,
         epochs=2,

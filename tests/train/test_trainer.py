@@ -16,7 +16,7 @@ from fgvc_lib.data import ImageData, Loader, Split
 from fgvc_lib.methods import METHODS, Method, Output, Phase
 from fgvc_lib.train import CompileError, Fitted, NonFiniteLoss, build, evaluate, fit, load_trained, predict
 
-SMALL: dict[str, Any] = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 4}}
+SMALL: dict[str, Any] = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 8}}
 
 
 def images(n: int, classes: int = 3, size: int = 16, seed: int = 0) -> Split:
@@ -243,7 +243,7 @@ def test_a_run_that_has_not_ended_can_be_used(probe: type[Probe], tmp_path: Any,
 
 
 def test_a_saved_method_is_the_evaluated_one(tmp_path: Any) -> None:
-    fitted = run(folder=tmp_path, ema_decay=0.5, backbone_args={"depth": "small", "width": 4, "pretrained": False})
+    fitted = run(folder=tmp_path, ema_decay=0.5, backbone_args={"depth": "small", "width": 8, "pretrained": False})
     for path in (tmp_path, tmp_path / "model.pt"):
         method, info = load_trained(path)
         assert same(method, fitted.method)
