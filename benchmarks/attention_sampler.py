@@ -44,8 +44,8 @@ class Setting(NamedTuple):
 
 
 ATTENTION = {"backbone": "resnet", "depth": "small", "strides": [1, 1, 2]}
-SMALL = Setting("small", 128, 64, {"input_size": 64, "attention_size": 64, "attention_net": ATTENTION}, 20)
-PUBLISHED = Setting("50", 512, 64, {"input_size": 224, "attention_size": 224}, 20)
+SMALL = Setting("small", 128, 64, {"input_size": 64, "attention": {"input_size": 64, "backbone": ATTENTION}}, 20)
+PUBLISHED = Setting("50", 512, 64, {"input_size": 224, "attention": {"input_size": 224}}, 20)
 SETTINGS = {"cpu": (SMALL, PUBLISHED._replace(batch=4, repeats=2)), "cuda": (PUBLISHED,)}
 SUBJECTS: dict[str, dict[str, Any]] = {
     "baseline": {"structure": "resize", "detail": None},  # the same net on plainly resized images
@@ -190,7 +190,8 @@ def step_over_baseline(setting: Setting, *, precision: str, device: torch.device
     assert isinstance(whole, TASN)
     assert whole.attention_net is not None
     with torch.no_grad():
-        features = whole.attention_net(images[..., : sizes["attention_size"], : sizes["attention_size"]])[0]
+        height, width = whole.attention_size
+        features = whole.attention_net(images[..., :height, :width])[0]
     attention = trilinear_attention(features)
     structure = average_map(attention)
     detail = random_maps(attention, generator=whole.rank_generator)

@@ -54,7 +54,7 @@ def build(name: str, depth: str, channels: int) -> Method:
     """One of the three networks compared."""
     method, arguments = SUBJECTS[name]
     if method == "ap_cnn":
-        arguments = {"channels": channels, "reduction": max(1, channels // 16), **arguments}
+        arguments = {"pyramid": {"channels": channels, "gate_reduction": max(1, channels // 16)}, **arguments}
     build_method: Callable[..., Method] = METHODS[method]
     return build_method(resnet(depth), NUM_CLASSES, **arguments)
 
@@ -68,9 +68,9 @@ def boxes_by_loop(method: APCNN, masks: Sequence[Tensor], size: tuple[int, int])
     """The boxes as one writes them down first: level by level, image by image."""
     rois = method.rois
     boxes = []
-    for mask, share, k in zip(masks, rois.shares, rois.top_k, strict=True):
+    for mask, side, k in zip(masks, rois.sizes, rois.top_k, strict=True):
         level = mask.new_full((len(mask), k, 4), torch.nan)
-        anchors = anchor_boxes((mask.shape[2], mask.shape[3]), size, share=share, device=mask.device)
+        anchors = anchor_boxes((mask.shape[2], mask.shape[3]), size, size=side, device=mask.device)
         for i in range(len(mask)):
             scores = suppress_border(mask[i, 0].detach()[None], border=rois.border)[0].flatten()
             candidates = torch.where(scores > scores.mean() * (1 + 1e-6))[0]
@@ -99,7 +99,7 @@ def refine_by_loop(method: APCNN, features: Tensor, masks: Sequence[Tensor], siz
             a, b, c, d = dropped[i].tolist()
             mask[int(b * h / size[0]) : int(d * h / size[0]), int(a * w / size[1]) : int(c * w / size[1])] = 0
         kept = mask[top:bottom, left:right].mean()
-        if kept < method.min_kept:
+        if kept < method.drop.min_kept:
             mask, kept = torch.ones_like(mask), torch.ones_like(kept)
         crop = (features[i] * mask / kept)[None, :, top:bottom, left:right]
         zoomed.append(F.interpolate(crop, (h, w), mode="bilinear", align_corners=False))
@@ -110,10 +110,10 @@ def boxes_by_batched_nms(method: APCNN, masks: Sequence[Tensor], size: tuple[int
     """The boxes by one call of torchvision's suppression over all images and levels."""
     rois, group, chosen, scored = method.rois, 0, [], []
     groups = []
-    for mask, share in zip(masks, rois.shares, strict=True):
+    for mask, side in zip(masks, rois.sizes, strict=True):
         scores = suppress_border(mask[:, 0].detach(), border=rois.border)[0].flatten(1)
         image, cell = torch.where(scores > scores.mean(1, keepdim=True) * (1 + 1e-6))
-        anchors = anchor_boxes((mask.shape[2], mask.shape[3]), size, share=share, device=mask.device)
+        anchors = anchor_boxes((mask.shape[2], mask.shape[3]), size, size=side, device=mask.device)
         chosen.append(anchors[cell])
         scored.append(scores[image, cell])
         groups.append(image + group)

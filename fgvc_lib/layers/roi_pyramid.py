@@ -221,7 +221,7 @@ class ROIPyramid(nn.Module):
                 "sizes must be above 0, top_k at least 1 and iou in [0, 1], "
                 f"got sizes={tuple(sizes)}, top_k={tuple(top_k)}, iou={iou}"
             )
-        self.sizes, self.top_k, self.border = tuple(sizes), tuple(top_k), border
+        self.sizes, self.top_k, self.border, self.iou = tuple(sizes), tuple(top_k), border, iou
         self.boxes = partial(
             roi_boxes,
             border=border,

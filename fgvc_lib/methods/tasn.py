@@ -204,7 +204,7 @@ class TASN(Method):
         self.attention_net: AttentionNet | None = None
         if "attention" in (structure, detail):
             settings = dict(attention.backbone)
-            net: Backbone = BACKBONES[settings.pop("backbone")](**settings)  # type: ignore[operator]
+            net: Backbone = BACKBONES[settings.pop("backbone")](**settings)
             self.attention_net = AttentionNet(net, num_classes, dilations=attention.dilations)
             if not 1 <= num_details <= net.out_channels:
                 raise ValueError(f"num_details must be 1 to the attention net's {net.out_channels}, got {num_details}")

@@ -100,6 +100,13 @@ def test_gradients_in_float64():
     assert gradcheck(lambda *f: tuple(attention(f).features), features)
 
 
+def test_the_pyramid_starts_uniform_without_biases():
+    block = feature_pyramid([64, 64], 64).layer_blocks[0][0]
+    bound = (3 / (9 * 64)) ** 0.5  # Kaiming's with slope 1
+    assert 0.99 * bound < block.weight.abs().max() <= bound
+    assert not block.bias.any()
+
+
 def test_the_pathway_lets_the_top_level_teach_the_finest_gate():
     attention, features = AttentionPyramid(8, 3), maps()
     attention(features).features[2].square().sum().backward()

@@ -61,6 +61,14 @@ def test_zoom_equals_bilinear_reading_cell_by_cell():
     torch.testing.assert_close(roi_zoom(features, torch.tensor([box]), (height, width)), expected)
 
 
+@given(low=st.floats(0, 40), side=st.floats(0.1, 24))
+def test_a_constant_stays_constant_up_to_the_edge(low, side):
+    """Also where bilinear reading reaches beyond the map: a box thinner than a position, or at the image's edge."""
+    for box in ([0.0, 0.0, side, side], [low, 64 - side, low + side, 64.0], [64 - side, low, 64.0, low + side]):
+        zoomed = roi_zoom(torch.ones(1, 1, 8, 8), torch.tensor([box]), (64, 64))
+        torch.testing.assert_close(zoomed, torch.ones(1, 1, 8, 8), atol=1e-5, rtol=0)
+
+
 def test_each_image_has_its_own_box_and_halves_are_doubled():
     features = torch.arange(8.0).expand(2, 1, 8, 8)  # column numbers
     boxes = torch.tensor([[0.0, 0.0, 64.0, 64.0], [16.0, 0.0, 48.0, 64.0]])

@@ -62,7 +62,7 @@ def test_gradient_accumulation_changes_neither_the_step_nor_the_logged_terms(red
 def test_inside_channel_interaction_a_sum_stays_one_too():
     images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
     arguments = {"base": "center", "base_args": {"reduction": "sum"}, "sampler": None}
-    method = METHODS["cin"](resnet("small", width=4), 4, **arguments)
+    method = METHODS["cin"](resnet("small", width=8), 4, **arguments)
     once = method(images, labels).terms
     method.splits = 2
     twice = method(images, labels).terms

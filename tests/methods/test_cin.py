@@ -170,8 +170,8 @@ def test_plugs_into_any_stage_of_any_method(base, make):
 @pytest.mark.parametrize(
     ("base", "base_args"),
     [
-        ("ap_cnn", {"channels": 8, "hidden": 8}),
-        ("tasn", {"input_size": 16, "attention_size": 16}),
+        ("ap_cnn", {"pyramid": {"channels": 8}, "hidden": 8}),
+        ("tasn", {"input_size": 16, "attention": {"input_size": 16}}),
     ],
 )
 def test_plugs_into_methods_with_passes_of_their_own(base, base_args):

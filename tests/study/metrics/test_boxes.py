@@ -117,7 +117,7 @@ class TestRoiParts:
             roi_parts(Written(), two_images(), "cpu")
         bare = two_images()
         bare.test.parts.pop("discriminative")
-        with pytest.raises(ValueError, match="data set 'two' does not know the deciding of its parts"):
+        with pytest.raises(ValueError, match="data set 'two' does not know the discriminative of its parts"):
             roi_parts(written(), bare, "cpu")
 
 
