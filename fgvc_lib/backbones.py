@@ -12,7 +12,7 @@ map, which a second pass over a cropped feature needs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torchvision import models
@@ -268,7 +268,7 @@ def lenet_pp(*, feature_dim: int = 2, in_channels: int = 1, image_size: int = 28
     return backbone
 
 
-BACKBONES = {"resnet": resnet, "vgg": vgg, "lenet_pp": lenet_pp}
+BACKBONES: dict[str, Callable[..., Backbone]] = {"resnet": resnet, "vgg": vgg, "lenet_pp": lenet_pp}
 """Name in a configuration → constructor."""
 
 
