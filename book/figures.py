@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from fgvc_study.plots import COLORS, style
+from fgvc_study.figures import COLORS, style
 
 from fgvc_lib.data import birds
 

@@ -96,7 +96,7 @@ def resnet(
 
     Args:
         depth: ``"small"`` (three stages of one basic block: 32², 16², 8² at 64 px), 18, 34, 50 or 101.
-        width: channels of the first stage, doubled by each next one; at least 8; 16 for ``"small"``, else 64.
+        width: channels of the first stage, doubled by each next one; 16 for ``"small"``, else 64.
         strides: stride of each stage, default ``(1, 2, 2, 2)``. A 1 keeps the map large: TASN's attention net
             and every small-image run need it.
         small_stem: 3×3 stride-2 convolution without max-pool instead of 7×7 stride 2 with it.
@@ -110,8 +110,6 @@ def resnet(
         raise ValueError(f"no ResNet of depth {depth!r}: choose one of {', '.join(_RESNETS)}")
     block, blocks = _RESNETS[name]
     width = width or (16 if name == "small" else 64)
-    if width < 8:  # oneDNN 3.13 without AVX-512 writes past its buffers in the gradient of narrower strided 1×1 layers
-        raise ValueError(f"width must be at least 8, got {width}")
     small_stem = name == "small" if small_stem is None else small_stem
     strides = tuple(strides) if strides is not None else (1, 2, 2, 2)[: len(blocks)]
     if len(strides) != len(blocks):

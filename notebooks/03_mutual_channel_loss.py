@@ -433,7 +433,7 @@ deciding = torch.from_numpy(birds.test.parts["discriminative"])  # (N,)
 where = next(trained["dis"].method.parameters()).device
 
 
-def normalised(indices):
+def normalized(indices):
     """Test images by position, as the network wants them: (B, 3, H, W)."""
     pixels = torch.from_numpy(birds.test.images[list(indices)]).float() / 255
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (birds.mean, birds.std))
@@ -443,7 +443,7 @@ def normalised(indices):
 @torch.no_grad()
 def channels_of(method, indices):
     """The channels of each image's true class, (B, ξ, h, w)."""
-    features = method.eval()(normalised(indices)).maps["features"]
+    features = method.eval()(normalized(indices)).maps["features"]
     return class_maps(
         features, birds.test.labels[list(indices)].to(where), len(birds.classes)
     ).cpu()
@@ -523,7 +523,8 @@ for row, network in trained.items():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.momentum = 1.0  # one batch is to give all statistics
     with torch.no_grad():
-        untrained.train()(normalised(range(64)), birds.test.labels[:64].to(where))
+        first = range(min(64, len(birds.test)))
+        untrained.train()(normalized(first), birds.test.labels[: len(first)].to(where))
     stages[row]["not trained"] = (0, untrained, {})
     for count in moments:
         then = young[f"{row}, {count}"]
@@ -1063,7 +1064,7 @@ show_table(pd.DataFrame(lines), foot=study.foot(live))
 # - **μ when fine-tuning.** The released script for the pretrained network has 0.0005. The log beside it comes from a run of another name than the script's, so
 #   the two may differ.
 # - **The mask** is shuffled with Python's global generator, unseeded: no two runs are alike. Here it comes from a generator that the seed fixes.
-# - **Normalisation.** The pretrained script uses mean and deviation 0.5 with weights that were trained with the statistics of ImageNet.
+# - **Normalization.** The pretrained script uses mean and deviation 0.5 with weights that were trained with the statistics of ImageNet.
 # - **The test crop.** At 224 pixels from scratch, images are resized to a square with no centre crop; at 448, resized to 600 and cropped.
 #
 # ## Exercises

@@ -497,7 +497,7 @@ method, record = looked_at["two stages"].method, looked_at["two stages"].record
 where = next(method.parameters()).device
 
 
-def normalised(indices):
+def normalized(indices):
     """Test images by position, as the network wants them: (B, 3, H, W)."""
     pixels = torch.from_numpy(birds.test.images[list(indices)]).float() / 255
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (birds.mean, birds.std))
@@ -523,7 +523,7 @@ birds_shown = [
 with torch.no_grad():
     maps = {
         name: value.cpu()
-        for name, value in method.eval()(normalised(birds_shown)).maps.items()
+        for name, value in method.eval()(normalized(birds_shown)).maps.items()
     }
 crops = roi_zoom(
     torch.from_numpy(birds.test.images[birds_shown]).float(),
@@ -572,7 +572,8 @@ for layer in untrained.modules():
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         layer.momentum = 1.0  # one batch is to give all statistics
 with torch.no_grad():
-    untrained.train()(normalised(range(64)), birds.test.labels[:64].to(where))
+    first = range(min(64, len(birds.test)))
+    untrained.train()(normalized(first), birds.test.labels[: len(first)].to(where))
 moments = {
     "not trained": untrained.eval(),
     "one epoch": young["one epoch"].method,
@@ -582,7 +583,7 @@ some = birds_shown[:4]
 figure, axes = plt.subplots(3, len(some), figsize=(8.4, 6.6))
 for row, (moment, network_then) in zip(axes, moments.items(), strict=True):
     with torch.no_grad():
-        then = {k: v.cpu() for k, v in network_then(normalised(some)).maps.items()}
+        then = {k: v.cpu() for k, v in network_then(normalized(some)).maps.items()}
     for c, (ax, i) in enumerate(zip(row, some, strict=True)):
         picture(ax, birds.test.images[i])
         outline(ax, part_box[i], color="black", lw=2.4)
@@ -614,7 +615,7 @@ show(
 method.eval()
 method.seed(3)
 with torch.no_grad():
-    outputs = method.backbone(normalised(birds_shown))
+    outputs = method.backbone(normalized(birds_shown))
     low = outputs[method.refined_stage]  # (B, C, 32, 32)
     masks = method.stage(outputs)[0].masks
     method.training = (
@@ -656,7 +657,7 @@ show(
 @torch.no_grad()
 def heads(method, indices):
     """Accuracy of every head in both stages."""
-    images, labels = normalised(indices), birds.test.labels[list(indices)].to(where)
+    images, labels = normalized(indices), birds.test.labels[list(indices)].to(where)
     outputs = method.backbone(images)
     attended, first = method.stage(outputs)
     refined = method.refine(
@@ -677,7 +678,7 @@ def heads(method, indices):
     ]
 
 
-found = heads(method.eval(), range(400))
+found = heads(method.eval(), range(min(400, len(birds.test))))
 show_table(
     pd.DataFrame(
         {"stage": name} | row for name, row in zip(("one", "two"), found, strict=True)
@@ -784,7 +785,7 @@ print(
 
 with torch.no_grad():
     for moment, network_then in moments.items():
-        stages_out = network_then.backbone(normalised(birds_shown))
+        stages_out = network_then.backbone(normalized(birds_shown))
         pyramid = network_then.pyramid(
             {name: stages_out[name] for name in network_then.levels}
         ).values()
@@ -1059,7 +1060,7 @@ show_table(
 @torch.no_grad()
 def regions(indices, theta):
     """Box of the cells above ``theta`` of each mask's range, enlarged to the image: (B, 4) per level; and the unions."""
-    maps = method.eval()(normalised(indices)).maps
+    maps = method.eval()(normalized(indices)).maps
     found = {"union of AP-CNN's boxes": maps["union_box"][:, 0].cpu()}
     for level in LEVELS:
         large = F.interpolate(
@@ -1253,7 +1254,7 @@ print(
 # and stage two sees the whole map. The rows without a spatial gate avoid this by a mask that has no parameters.
 # ```
 #
-# 4. **One BatchNorm, two stages.** In training each pass is normalised by its own batch, in evaluation by the mixed running statistics. When does that hurt? Propose a
+# 4. **One BatchNorm, two stages.** In training each pass is normalized by its own batch, in evaluation by the mixed running statistics. When does that hurt? Propose a
 #    change that costs no parameters.
 #
 # ```{dropdown} Solution

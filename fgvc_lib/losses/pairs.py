@@ -85,5 +85,5 @@ def all_triplets(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _check(labels: Tensor) -> None:
-    if labels.ndim != 1 or labels.is_floating_point():
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers of shape (B,), got {labels.dtype} of shape {tuple(labels.shape)}")

@@ -28,27 +28,25 @@ def pairwise_confusion(logits: Tensor, labels: Tensor) -> Tensor:
         labels: y, ``(B,)`` integers.
 
     Returns:
-        A float32 scalar (float64 for float64 logits), under autocast too; zero with a zero gradient for B = 1.
+        A float32 scalar (float64 for float64 logits), under autocast too; zero with a zero gradient for B < 2.
 
     Raises:
-        ValueError: for shapes or types that do not fit, or an empty batch.
+        ValueError: for shapes or types that do not fit.
 
     Differences from the released code:
         It takes probabilities, the norm unsquared, pairs of equal labels too, and no odd batch.
     """
     if logits.ndim != 2 or not logits.is_floating_point():
         raise ValueError(f"logits must be floats (B, C), got {logits.dtype} of shape {tuple(logits.shape)}")
-    if labels.shape != logits.shape[:1] or labels.is_floating_point():
+    if labels.shape != logits.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"labels must be integers of shape ({len(logits)},), got {labels.dtype} of shape {tuple(labels.shape)}"
         )
-    if len(logits) == 0:
-        raise ValueError("a training batch needs at least one image")
     half = len(logits) // 2
     p = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))  # (B, C)
     distance = (p[:half] - p[half : 2 * half]).square().sum(1)  # (B // 2,)
     different = labels[:half] != labels[half : 2 * half]
-    return (distance * different).sum() / len(logits) + 0 * p.sum()
+    return (distance * different).sum() / max(len(logits), 1) + 0 * p.sum()
 
 
 class PairwiseConfusion(nn.Module):

@@ -161,6 +161,8 @@ class CIN(Method):
     contrast compares the first version.
     """
 
+    revision = 2
+
     def __init__(
         self,
         backbone: Backbone,

@@ -14,7 +14,7 @@ class Double(nn.Module):
         return 2 * x
 
 
-@pytest.mark.parametrize("make", [lambda: resnet("small", width=8), lambda: vgg(11, width=8, blocks=3)])
+@pytest.mark.parametrize("make", [lambda: resnet("small", width=4), lambda: vgg(11, width=8, blocks=3)])
 def test_every_stage_of_a_backbone(make):
     images = torch.randn(2, 3, 16, 16)
     for position, stage in enumerate(make().stages):
@@ -30,7 +30,7 @@ def test_every_stage_of_a_backbone(make):
 
 
 def test_plain_checkpoints_still_load():
-    plain, backbone = resnet("small", width=8), resnet("small", width=8)
+    plain, backbone = resnet("small", width=4), resnet("small", width=4)
     attach(backbone, "layer2", SelfChannelInteraction(8))
     result = backbone.load_state_dict(plain.state_dict(), strict=False)
     assert not result.unexpected_keys
@@ -46,7 +46,7 @@ def test_a_stage_that_is_no_sequence():
 
 
 def test_what_passed_is_seen_only_when_asked():
-    backbone = resnet("small", width=8)
+    backbone = resnet("small", width=4)
     attached = attach(backbone, "layer2", Double())
     backbone(torch.randn(2, 3, 16, 16))
     assert attached.seen is None
@@ -58,7 +58,7 @@ def test_what_passed_is_seen_only_when_asked():
 
 
 def test_bad_places_and_blocks_are_refused():
-    backbone = resnet("small", width=8)
+    backbone = resnet("small", width=4)
     with pytest.raises(ValueError, match="no stage 'layer9' to attach to: this backbone has layer1, layer2, layer3"):
         attach(backbone, "layer9", nn.Identity())
     attach(backbone, "layer1", nn.Conv2d(4, 5, 1))

@@ -11,7 +11,7 @@ SECOND = {"backbone": "vgg", "depth": 11, "width": 8, "blocks": 2}
 
 
 def small(classes=3, **arguments):
-    return BilinearCNN(resnet("small", width=8), classes, **arguments)
+    return BilinearCNN(resnet("small", width=4), classes, **arguments)
 
 
 def batch(n=4, size=(16, 16)):
@@ -39,7 +39,7 @@ def test_two_streams_of_different_channels_and_strides():
     assert b.shape[1:] == (16, 8, 8)
     b = F.avg_pool2d(b, 4)
     torch.testing.assert_close(out.maps["bilinear"], torch.einsum("bmhw,bnhw->bmn", a, b) / 4)
-    wider = small(second={**SECOND, "width": 8})
+    wider = small(second={**SECOND, "width": 4})
     assert wider(images, labels).maps["bilinear"].shape == (4, 16, 8)
     out.loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in method.second.parameters() if p.ndim > 1)

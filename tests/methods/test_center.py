@@ -62,7 +62,7 @@ def test_gradient_accumulation_changes_neither_the_step_nor_the_logged_terms(red
 def test_inside_channel_interaction_a_sum_stays_one_too():
     images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
     arguments = {"base": "center", "base_args": {"reduction": "sum"}, "sampler": None}
-    method = METHODS["cin"](resnet("small", width=8), 4, **arguments)
+    method = METHODS["cin"](resnet("small", width=4), 4, **arguments)
     once = method(images, labels).terms
     method.splits = 2
     twice = method(images, labels).terms
@@ -121,7 +121,7 @@ def test_training_without_labels_and_bad_batches_are_refused():
 
 
 def test_works_on_any_backbone_with_a_wider_feature():
-    method = Center(resnet("small", width=8), 5)
+    method = Center(resnet("small", width=4), 5)
     out = method(torch.randn(2, 3, 32, 32), torch.tensor([0, 4]))
     assert out.state["features"].shape == (2, 16)
     assert method.center_loss.centers.shape == (5, 16)

@@ -37,7 +37,7 @@ BASES = {
 
 def small(**arguments):
     torch.manual_seed(0)
-    return CIN(resnet("small", width=8), 3, embedding=8, **arguments)
+    return CIN(resnet("small", width=4), 3, embedding=8, **arguments)
 
 
 def batch(classes=3, images=2):
@@ -63,7 +63,7 @@ def test_rows_start_from_the_same_network():
     for arguments in ROWS.values():
         state = small(**arguments).base.state_dict()
         assert all(torch.equal(state[key], value) for key, value in plain.items())
-    baseline = METHODS["baseline"](resnet("small", width=8), 3).eval()
+    baseline = METHODS["baseline"](resnet("small", width=4), 3).eval()
     baseline.load_state_dict(plain)
     torch.testing.assert_close(baseline(images).logits, small(**ROWS["baseline"]).eval()(images).logits)
 
@@ -141,7 +141,7 @@ def test_every_term_reaches_what_it_trains(row):
 
 def test_both_kinds_of_pairs_move_the_backbone():
     torch.manual_seed(0)
-    method, (images, _) = CIN(resnet("small", width=8), 6, embedding=8, margin=5.0), batch()
+    method, (images, _) = CIN(resnet("small", width=4), 6, embedding=8, margin=5.0), batch()
     weight = method.base.backbone.blocks["layer1"][0].weight
     for labels in (torch.zeros(6, dtype=torch.int64), torch.arange(6)):  # positive pairs only, negative pairs only
         (g,) = torch.autograd.grad(method(images, labels).terms["contrastive"], weight)
@@ -149,7 +149,7 @@ def test_both_kinds_of_pairs_move_the_backbone():
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("make", [lambda: resnet("small", width=8), lambda: vgg(11, width=8, blocks=3)])
+@pytest.mark.parametrize("make", [lambda: resnet("small", width=4), lambda: vgg(11, width=8, blocks=3)])
 def test_plugs_into_any_stage_of_any_method(base, make):
     images, labels = batch()
     for stage in make().stages:
@@ -177,7 +177,7 @@ def test_plugs_into_any_stage_of_any_method(base, make):
 def test_plugs_into_methods_with_passes_of_their_own(base, base_args):
     # AP-CNN runs its backbone again from a cropped map; TASN runs it on two samplings stacked
     images, labels = torch.randn(6, 3, 64, 64), torch.arange(6) % 3
-    method = CIN(resnet("small", width=8), 3, base=base, base_args=base_args, stage="layer2", embedding=8)
+    method = CIN(resnet("small", width=4), 3, base=base, base_args=base_args, stage="layer2", embedding=8)
     out = method(images, labels)
     assert {"contrastive", "ce_stage1_concat" if base == "ap_cnn" else "ce_master"} <= set(out.terms)
     out.loss.backward()
@@ -189,7 +189,7 @@ def test_zero_init_leaves_another_method_as_it_was():
     images, _ = batch()
     for base, base_args in BASES.items():
         torch.manual_seed(0)
-        plain = METHODS[base](resnet("small", width=8), 3, **base_args).eval()
+        plain = METHODS[base](resnet("small", width=4), 3, **base_args).eval()
         plugged = small(base=base, base_args=base_args, block_args={"zero_init": True}, stage="layer2").eval()
         torch.testing.assert_close(plugged(images).logits, plain(images).logits)
 
@@ -271,7 +271,7 @@ def test_ranks_pair_their_own_images(run_ranks):
 
         def build():
             torch.manual_seed(0)
-            return CIN(resnet("small", width=8), 3, embedding=8, margin=5.0)
+            return CIN(resnet("small", width=4), 3, embedding=8, margin=5.0)
 
         torch.manual_seed(1)
         images = torch.randn(9, 3, 16, 16)

@@ -6,7 +6,7 @@ import torch
 from fgvc_lib.backbones import resnet
 from fgvc_lib.methods import METHODS
 
-NET = {"backbone": "resnet", "depth": "small", "width": 8, "strides": [1, 1, 2]}
+NET = {"backbone": "resnet", "depth": "small", "width": 4, "strides": [1, 1, 2]}
 ARGUMENTS = {
     "ap_cnn": {"pyramid": {"channels": 8}, "hidden": 6},
     "mutual_channel": {"hidden": 6},
@@ -17,7 +17,7 @@ every_method = pytest.mark.parametrize("name", METHODS)
 
 def make(name):
     torch.manual_seed(0)
-    return METHODS[name](resnet("small", width=8), 3, **ARGUMENTS.get(name, {})).eval()
+    return METHODS[name](resnet("small", width=4), 3, **ARGUMENTS.get(name, {})).eval()
 
 
 @every_method

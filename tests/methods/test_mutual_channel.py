@@ -14,7 +14,7 @@ CLASSES = 4
 
 
 def small(channels=12, **arguments):
-    return MutualChannel(resnet("small", width=8, last_channels=channels), CLASSES, hidden=8, **arguments)
+    return MutualChannel(resnet("small", width=4, last_channels=channels), CLASSES, hidden=8, **arguments)
 
 
 def batch(n=4, size=32):

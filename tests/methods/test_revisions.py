@@ -20,12 +20,11 @@ from fgvc_lib.methods import METHODS, Method
 
 GOLDEN = Path(__file__).with_name("golden.json")
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "ap_cnn": {"channels": 8, "hidden": 8},
+    "ap_cnn": {"pyramid": {"channels": 8}, "hidden": 8},
     "mutual_channel": {"xi": 4, "hidden": 8},
     "tasn": {
-        "attention_net": {"backbone": "resnet", "depth": "small", "width": 8},
+        "attention": {"backbone": {"backbone": "resnet", "depth": "small", "width": 4}, "input_size": 32},
         "input_size": 32,
-        "attention_size": 32,
     },
 }
 """What makes a method small; all else has its default."""
@@ -41,7 +40,7 @@ def numbers(name: str) -> list[float]:
     labels = torch.arange(20) // 5  # CIN pairs images of one class
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        method: Method = METHODS[name](resnet("small", width=8), 4, **ARGUMENTS.get(name, {}))  # type: ignore[call-arg]
+        method: Method = METHODS[name](resnet("small", width=4), 4, **ARGUMENTS.get(name, {}))  # type: ignore[call-arg]
         method.double().train()
     optimizer = torch.optim.SGD(method.parameters(), lr=0.01)
     losses = []

@@ -155,7 +155,7 @@ class TestStages:
     @staticmethod
     def method(stages=2):
         torch.manual_seed(0)
-        backbone = resnet("small", width=8)
+        backbone = resnet("small", width=4)
         return APCNN(backbone, 3, pyramid={"channels": 4, "gate_reduction": 1}, hidden=8, stages=stages)
 
     @staticmethod
@@ -188,7 +188,7 @@ class TestStages:
 
     def test_another_method_is_refused(self):
         with pytest.raises(ValueError, match="stages are measured of method 'ap_cnn', got Baseline"):
-            stages(Baseline(resnet("small", width=8), 3), self.data(), "cpu")
+            stages(Baseline(resnet("small", width=4), 3), self.data(), "cpu")
 
 
 def test_the_names():

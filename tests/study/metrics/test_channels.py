@@ -113,7 +113,7 @@ def test_a_channel_lies_where_it_peaks_and_a_silent_one_nowhere():
 )
 def test_measures_x_of_every_row(arguments):
     torch.manual_seed(0)
-    method = CIN(resnet("small", width=8), 3, embedding=8, **arguments).eval()
+    method = CIN(resnet("small", width=4), 3, embedding=8, **arguments).eval()
     made = data()
     found = complements(method, made, "cpu")
     images = (torch.from_numpy(made.test.images).float() / 255 - 0.5) / 0.25
@@ -127,9 +127,9 @@ def test_measures_x_of_every_row(arguments):
 
 def test_what_cannot_be_measured_is_refused():
     with pytest.raises(ValueError, match="got Baseline"):
-        complements(Baseline(resnet("small", width=8), 3), data(), "cpu")
+        complements(Baseline(resnet("small", width=4), 3), data(), "cpu")
     with pytest.raises(ValueError, match="no masks"):
-        complements(CIN(resnet("small", width=8), 3, embedding=8), data(parts=False), "cpu")
+        complements(CIN(resnet("small", width=4), 3, embedding=8), data(parts=False), "cpu")
     x = torch.rand(2, 4, 3, 3)
     with pytest.raises(ValueError, match=r"\(2, 4\), got \(2, 5\)"):
         compare_channels(x, torch.zeros(2, 5, dtype=torch.int64))

@@ -30,7 +30,7 @@ def data(n=6):
 
 def with_features(cells):
     """A method of two classes whose channel k is 1 in ``cells[k]`` and 0 elsewhere, None for a silent channel."""
-    method = MutualChannel(resnet("small", width=8, last_channels=len(cells)), 2)
+    method = MutualChannel(resnet("small", width=4, last_channels=len(cells)), 2)
     maps = torch.zeros(1, len(cells), 4, 4)
     for k, cell in enumerate(cells):
         if cell is not None:
@@ -68,7 +68,7 @@ def test_a_class_without_images_has_no_row_and_the_limit_holds():
 
 
 def test_is_registered_and_runs_on_a_network():
-    method = MutualChannel(resnet("small", width=8, last_channels=6), 2, xi=3)
+    method = MutualChannel(resnet("small", width=4, last_channels=6), 2, xi=3)
     found = METRICS["group_parts"](method, data(), "cpu")
     assert 1 <= found["h"] <= 3
     assert 0 <= found["parts"] <= 2
@@ -76,7 +76,7 @@ def test_is_registered_and_runs_on_a_network():
 
 def test_refuses_other_methods_and_data():
     with pytest.raises(ValueError, match="got Baseline"):
-        group_parts(Baseline(resnet("small", width=8), 2), data(), "cpu")
+        group_parts(Baseline(resnet("small", width=4), 2), data(), "cpu")
     plain = data()
     plain = dataclasses.replace(plain, test=dataclasses.replace(plain.test, parts={}))
     with pytest.raises(ValueError, match="has no masks"):

@@ -33,7 +33,7 @@ def one_hot_map(h, w, row, column):
 
 
 class TestPositions:
-    @pytest.mark.parametrize("make", [lambda: resnet("small", width=8), lambda: vgg(11, width=8, blocks=3)])
+    @pytest.mark.parametrize("make", [lambda: resnet("small", width=4), lambda: vgg(11, width=8, blocks=3)])
     def test_a_dot_at_the_center_of_a_position_moves_the_map_around_that_position(self, make):
         """64 px to 8 × 8 (VGG: 16 × 16) positions: with even, positive weights the response is symmetric about it."""
         backbone = make().double().eval().requires_grad_(False)

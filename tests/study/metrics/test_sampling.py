@@ -26,12 +26,12 @@ from fgvc_study.metrics.sampling import (
     part_net,
 )
 
-NET = {"backbone": "resnet", "depth": "small", "width": 8, "strides": [1, 1, 1]}
+NET = {"backbone": "resnet", "depth": "small", "width": 4, "strides": [1, 1, 1]}
 
 
 def tasn(*, attention=None, **arguments):
     attention = {"backbone": NET, "input_size": 16, **(attention or {})}
-    return TASN(resnet("small", width=8), 3, attention=attention, input_size=16, **arguments).eval()
+    return TASN(resnet("small", width=4), 3, attention=attention, input_size=16, **arguments).eval()
 
 
 def data(n=12, size=32, known=("masks", "discriminative")):
@@ -189,7 +189,7 @@ def test_part_net_takes_the_nets_apart_and_leaves_the_method_as_it_was():
 
 def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match="use method 'tasn'"):
-        magnification(Baseline(resnet("small", width=8), 3), data(), "cpu")
+        magnification(Baseline(resnet("small", width=4), 3), data(), "cpu")
     with pytest.raises(ValueError, match="has no masks"):
         magnification(tasn(), data(known=("points",)), "cpu")
     with pytest.raises(ValueError, match="needs an attention net"):
