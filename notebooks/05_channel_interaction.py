@@ -255,7 +255,7 @@ shown = study.live_frame(trained)
 live_line = study.foot(shown)
 cin_line = study.foot(shown[shown["variant"] == "SCI + CCI"])
 mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (birds.mean, birds.std))
-some = np.arange(360)  # test images that this page looks at; classes take turns
+some = np.arange(min(360, len(birds.test)))  # test images that this page looks at; classes take turns
 pixels = torch.from_numpy(birds.test.images[some]).float() / 255  # (360, 3, 64, 64)
 masks = torch.from_numpy(birds.test.parts["masks"][some])  # (360, P, 64, 64)
 labels = birds.test.labels[some]
