@@ -21,13 +21,15 @@ from fgvc_lib.train.model import Info
 CLASSES = ("ant", "bee", "cät", "dog")
 SIZE = 32
 TINY: dict[str, dict[str, Any]] = {
-    "ap_cnn": {"channels": 4, "hidden": 4, "levels": 1, "top_k": (2,)},
+    "ap_cnn": {"pyramid": {"channels": 4, "levels": 1}, "boxes": {"top_k": (2,)}, "hidden": 4},
     "mutual_channel": {"xi": 4, "hidden": 8},
     "tasn": {
-        "attention_net": {"backbone": "vgg", "depth": 11, "width": 8, "blocks": 2},
-        "dilations": [[1, 2]],
+        "attention": {
+            "backbone": {"backbone": "vgg", "depth": 11, "width": 8, "blocks": 2},
+            "dilations": [[1, 2]],
+            "input_size": 16,
+        },
         "input_size": 16,
-        "attention_size": 16,
     },
 }
 INFO = Info({}, {}, CLASSES, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), image_size=SIZE, version="")

@@ -22,7 +22,7 @@ def test_one_stream_is_the_formula():
     method, (images, labels) = small(eps=1e-12).double(), batch()
     images = images.double()
     out = method(images, labels)
-    x = out.maps["features"]  # (4, 16, 2, 2)
+    x = out.maps["features"]  # (4, 32, 2, 2)
     phi = torch.einsum("bmhw,bnhw->bmn", x, x) / 4
     torch.testing.assert_close(out.maps["bilinear"], phi)
     z = F.normalize((phi.sign() * phi.abs().sqrt()).flatten(1))
@@ -35,12 +35,12 @@ def test_two_streams_of_different_channels_and_strides():
     method, (images, labels) = small(second=SECOND), batch()
     out = method(images, labels)
     a, b = out.maps["features"], out.maps["features_second"]
-    assert a.shape[1:] == (16, 2, 2)
+    assert a.shape[1:] == (32, 2, 2)
     assert b.shape[1:] == (16, 8, 8)
     b = F.avg_pool2d(b, 4)
     torch.testing.assert_close(out.maps["bilinear"], torch.einsum("bmhw,bnhw->bmn", a, b) / 4)
-    wider = small(second={**SECOND, "width": 8})
-    assert wider(images, labels).maps["bilinear"].shape == (4, 16, 8)
+    wider = small(second={**SECOND, "width": 16})
+    assert wider(images, labels).maps["bilinear"].shape == (4, 32, 32)
     out.loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in method.second.parameters() if p.ndim > 1)
 
@@ -56,7 +56,7 @@ def test_two_phases_head_first():
     method = small(head_fraction=0.25, head_lr_scale=100.0)
     head, everything = method.phases()
     assert (head.fraction, head.name) == (0.25, "head")
-    assert [p.shape for p in head.groups[0]["params"]] == [(3, 256), (3,)]
+    assert [p.shape for p in head.groups[0]["params"]] == [(3, 1024), (3,)]
     assert head.groups[0]["lr_scale"] == 100.0
     assert everything.fraction == 0.75
     assert len(everything.groups[0]["params"]) == len(list(method.parameters()))

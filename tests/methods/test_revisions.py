@@ -20,12 +20,11 @@ from fgvc_lib.methods import METHODS, Method
 
 GOLDEN = Path(__file__).with_name("golden.json")
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "ap_cnn": {"channels": 8, "hidden": 8},
+    "ap_cnn": {"pyramid": {"channels": 8}, "hidden": 8},
     "mutual_channel": {"xi": 4, "hidden": 8},
     "tasn": {
-        "attention_net": {"backbone": "resnet", "depth": "small", "width": 8},
+        "attention": {"backbone": {"backbone": "resnet", "depth": "small", "width": 8}, "input_size": 32},
         "input_size": 32,
-        "attention_size": 32,
     },
 }
 """What makes a method small; all else has its default."""

@@ -90,10 +90,12 @@ def test_without_values_as_with_values(name):
         "cin": {"embedding": 4, "sampler": [2, 4]},
         "tasn": {
             "input_size": 8,
-            "attention_size": 16,
-            "attention_net": {"backbone": "resnet", "depth": "small", "width": 8, "strides": [1, 1, 1]},
+            "attention": {
+                "backbone": {"backbone": "resnet", "depth": "small", "width": 8, "strides": [1, 1, 1]},
+                "input_size": 16,
+            },
         },
-        "ap_cnn": {"channels": 8, "hidden": 8, "reduction": 2},
+        "ap_cnn": {"pyramid": {"channels": 8, "gate_reduction": 2}, "hidden": 8},
     }
     config = Config(method=name, method_args=arguments.get(name, {}), **SMALL)
     real = module.build_for(config, num_classes=3, channels=3, image_size=16).train()
