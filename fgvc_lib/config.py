@@ -5,6 +5,7 @@ A configuration is plain data, the same in a chapter's parameters, a YAML file, 
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
@@ -100,15 +101,8 @@ class Config(BaseModel):
         """Read a YAML mapping of settings."""
         try:
             settings = yaml.load(Path(path).read_text(encoding="utf8"), Loader=_Loader)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not text in UTF-8: {error.reason} at byte {error.start}") from None
-        except RecursionError:
-            raise ValueError(f"{path} is nested too deeply to be settings") from None
-        except yaml.MarkedYAMLError as error:
-            line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-            raise ValueError(f"{path} is not valid YAML: {line}{error.problem}") from None
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+            raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
             raise ValueError(f"{path} must hold a mapping of settings, got {reprlib.repr(settings)}")
         return cls.from_dict(settings)
@@ -127,7 +121,7 @@ def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], what
 
     Args:
         call: a function or class with type hints; ``**options: Unpack[…]`` of a TypedDict counts as its keys.
-        arguments: plain data, as from a YAML file: a list stands for any sequence.
+        arguments: plain data, as from a YAML file: a list stands for any sequence, a mapping for a dataclass.
         what: what the message calls ``call``, such as ``"method 'cin'"``.
         given: how many positional arguments the caller passes besides.
 
@@ -136,11 +130,11 @@ def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], what
     """
     model = _arguments_model(call, given)
     try:
-        model.model_validate_json(json.dumps(dict(arguments)))  # JSON has no tuples, so lists pass for them
+        model.model_validate_json(json.dumps(dict(arguments), default=dataclasses.asdict))  # no tuples: lists pass
     except ValidationError as error:
         raise ValueError(_sentence(error, model, "argument", f"{what}: ")) from None
-    except TypeError as error:
-        raise ValueError(f"the arguments of {what} must be plain data: {error}") from None
+    except TypeError:
+        raise ValueError(f"the arguments of {what} must be plain data, got {reprlib.repr(dict(arguments))}") from None
 
 
 @cache

@@ -81,7 +81,8 @@ def export(method: Method, info: Info, path: str | Path, *, rtol: float = 1e-3, 
     path = Path(path)
     if path.suffix not in FORMATS:
         raise ValueError(f"an exported model ends in {' or '.join(FORMATS)}, got {path.name!r}")
-    onnx = _Onnx() if path.suffix == ".onnx" else None
+    if path.suffix == ".onnx":
+        _require_onnx()  # before any work
     model = Deployable(copy.deepcopy(method).cpu().eval(), mean=info.mean, std=info.std).eval()
     shape = (len(info.mean), info.image_size, info.image_size)
     generator = torch.Generator().manual_seed(0)
@@ -94,12 +95,12 @@ def export(method: Method, info: Info, path: str | Path, *, rtol: float = 1e-3, 
 
     program = _trace(model, images)
     with replacing(path) as temporary:
-        if onnx is None:
+        if path.suffix == ".pt2":
             torch.export.save(program, temporary, extra_files={"info.json": notes})
-            run = _pt2(temporary)
+            run = _open_pt2(temporary)
         else:
-            onnx.save(program, temporary, method, notes)
-            run = onnx.open(temporary)
+            _save_onnx(program, temporary, method, notes)
+            run = _open_onnx(temporary)
         for count, logits in expected.items():
             _compare(path.name, run(images[:count]), logits, rtol=rtol, atol=atol)
     return path
@@ -122,57 +123,52 @@ def _trace(model: Deployable, images: Tensor) -> torch.export.ExportedProgram:
             raise ExportError(f"torch.export cannot trace {name}: {_first_line(error)}") from error
 
 
-def _pt2(path: Path) -> Callable[[Tensor], Tensor]:
+def _open_pt2(path: Path) -> Callable[[Tensor], Tensor]:
     run: Callable[[Tensor], Tensor] = torch.export.load(path).module()
     return run
 
 
-class _Onnx:
-    """ONNX's packages, imported when a model is to be written for it."""
-
-    def __init__(self) -> None:
+def _require_onnx() -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
         try:
-            importlib.import_module("onnx")
-            self.runtime: Any = importlib.import_module("onnxruntime")
-            self.operators: Any = importlib.import_module("onnxscript").opset18
+            importlib.import_module(package)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"ONNX needs the package {error.name}, which is not installed: pip install fgvc-lib[export]"
             ) from error
 
-    def save(self, program: torch.export.ExportedProgram, path: Path, method: Method, notes: str) -> None:
-        try:
-            made = torch.onnx.export(
-                program,
-                dynamo=True,
-                verbose=False,
-                input_names=["images"],
-                output_names=["logits"],
-                custom_translation_table=self._translations(),
-            )
-        except Exception as error:  # whatever the converter meets in a graph
-            name = type(method).__name__
-            raise ExportError(f"ONNX cannot express {name}: {_first_line(error.__cause__ or error)}") from error
-        assert made is not None
-        made.model.metadata_props["info"] = notes
-        made.save(path)
 
-    def open(self, path: Path) -> Callable[[Tensor], Tensor]:
-        session = self.runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+def _save_onnx(program: torch.export.ExportedProgram, path: Path, method: Method, notes: str) -> None:
+    op: Any = importlib.import_module("onnxscript").opset18
 
-    def _translations(self) -> dict[Any, Any]:
-        """What torch knows and ONNX does not: operator → a function of ONNX operators."""
-        op = self.operators
+    # what torch knows and ONNX does not; without annotations, which the converter would read
+    def searchsorted(steps, values, out_int32=False, right=False):  # type: ignore[no-untyped-def]
+        """TASN's sampler: for each value ``(B, M)``, how many of the ascending steps ``(B, N)`` lie below it."""
+        ascending = op.Unsqueeze(steps, op.Constant(value_ints=[1]))  # (B, 1, N)
+        below = op.Less(ascending, op.Unsqueeze(values, op.Constant(value_ints=[2])))  # (B, M, N)
+        return op.ReduceSum(op.Cast(below, to=7), op.Constant(value_ints=[2]), keepdims=0)  # (B, M), 7: int64
 
-        # without annotations: the converter would read them
-        def searchsorted(steps, values, out_int32=False, right=False):  # type: ignore[no-untyped-def]
-            """TASN's sampler: for each value ``(B, M)``, how many of the ascending steps ``(B, N)`` lie below it."""
-            ascending = op.Unsqueeze(steps, op.Constant(value_ints=[1]))  # (B, 1, N)
-            below = op.Less(ascending, op.Unsqueeze(values, op.Constant(value_ints=[2])))  # (B, M, N)
-            return op.ReduceSum(op.Cast(below, to=7), op.Constant(value_ints=[2]), keepdims=0)  # (B, M), 7: int64
+    try:
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            custom_translation_table={torch.ops.aten.searchsorted.Tensor: searchsorted},
+        )
+    except Exception as error:  # whatever the converter meets in a graph
+        name = type(method).__name__
+        raise ExportError(f"ONNX cannot express {name}: {_first_line(error.__cause__ or error)}") from error
+    assert made is not None
+    made.model.metadata_props["info"] = notes
+    made.save(path)
 
-        return {torch.ops.aten.searchsorted.Tensor: searchsorted}
+
+def _open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    runtime: Any = importlib.import_module("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
 def _compare(name: str, got: Tensor, expected: Tensor, *, rtol: float, atol: float) -> None:

@@ -19,9 +19,12 @@ from typing import Any
 
 import yaml
 
+from fgvc_lib.config import Config
+from fgvc_lib.train import distributed
+from fgvc_lib.train.machine import pick_device
 from fgvc_study import dry_run, folders, plan, reproduce
 from fgvc_study.experiment import table_path, table_text
-from fgvc_study.training import best_device, distributed, measure, pick_device
+from fgvc_study.training import best_device, measure
 
 
 def profile_parameters(path: Path) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return 0 if dry_run.report(runs, tflops=arguments.tflops, processes=arguments.processes) else 1
     for run in runs:
-        config = plan.Config.from_dict(run["config"])
+        config = Config.from_dict(run["config"])
         cost = dry_run.cost(config, flops_per_second=dry_run.throughput(best_device()))
         seconds = None if cost.seconds is None else round(cost.seconds)
         print(json.dumps({**run, "seconds": seconds, "bytes": cost.memory}, ensure_ascii=False))
@@ -53,7 +56,8 @@ def train_command(arguments: argparse.Namespace) -> int:
 
     Several processes may take the same lines: each run is trained by one of them.
     """
-    lines = (sys.stdin if arguments.runs == "-" else Path(arguments.runs).open(encoding="utf8")).read().splitlines()
+    text = sys.stdin.read() if arguments.runs == "-" else Path(arguments.runs).read_text(encoding="utf8")
+    lines = text.splitlines()
     runs = list(plan.parse_lines(lines))
     if arguments.jobs > 1:
         command = [sys.executable, "-m", "fgvc_study", "train", "-"]
@@ -109,7 +113,7 @@ def tables_command(arguments: argparse.Namespace) -> int:
 
 def main() -> int:
     """Parse the command line and run one command."""
-    parser = argparse.ArgumentParser(prog="python -m fgvc_study", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="python -m fgvc_study", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
 
     one = commands.add_parser("plan", help=plan_command.__doc__)

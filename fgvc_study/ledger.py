@@ -1,7 +1,7 @@
 r"""The ledger: what a paper claims, what was measured, and the verdict that a rule draws from the two.
 
-The rule was written down before the runs. For a claim that variant a beats variant b in some number, the runs are paired by
-seed and Student's 95 % interval of the mean difference is taken. The claim is
+For a claim that variant a beats variant b in some number, the runs are paired by seed, and Student's 95 % interval of
+the mean difference is taken. The claim is
 
 * **reproduced** where the interval lies wholly on the claimed side, and not wholly inside the equivalence band,
 * **not reproduced** where it lies wholly on the other side, or wholly inside the band (no effect worth the name),

@@ -102,7 +102,7 @@ def run_id(config: Config) -> str:
     """
     settings = config.to_dict()
     for kind, table in (("method", METHODS), ("backbone", BACKBONES), ("data", DATASETS)):
-        call = table.get(settings[kind])
+        call: Any = table.get(settings[kind])
         parameters = {} if call is None else inspect.signature(call).parameters
         settings[f"{kind}_args"] = _changed(settings[f"{kind}_args"], {k: p.default for k, p in parameters.items()})
     text = json.dumps(_changed(settings, Config().to_dict()), sort_keys=True)

@@ -64,9 +64,8 @@ def report(
                     if new is None:
                         raise ValueError(f"run {name} is being trained by another process: wait for it, then try again")
                     agree[name], why = compare(new, recorded[name], spread)
-                    say(
-                        f"{'ok  ' if agree[name] else 'FAIL'} {experiment.name} | {variant} | seed {config.seed} | {why}"
-                    )
+                    verdict = "ok  " if agree[name] else "FAIL"
+                    say(f"{verdict} {experiment.name} | {variant} | seed {config.seed} | {why}")
     say(f"{sum(agree.values())} of {len(agree)} runs reproduce; {unknown} have no record to compare with")
     return bool(agree) and all(agree.values())
 

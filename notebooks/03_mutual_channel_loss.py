@@ -574,7 +574,7 @@ PARTS = {
     "test accuracy, %": "test_accuracy",
     "distinct parts of ξ": ("group_parts/parts", 1, 2),
     "h": ("group_parts/h", 1, 2),
-    "channels on the deciding part, %": "group_parts/deciding",
+    "channels on the discriminative part, %": "group_parts/discriminative",
     "attention there, %": "group_parts/mass",
     "by an even map, %": "group_parts/mass_even",
 }

@@ -26,7 +26,9 @@
 # backbone: resnet18
 # pretrained: true
 # lr: 0.01
-# method_args: {mutual_channel: {mu: 0.0005, lam: 10.0, backbone_lr_scale: 0.1}}
+# method_args:
+#   baseline: {head: bn_elu, pool: max}
+#   mutual_channel: {mu: 0.0005, lam: 10.0}
 # ```
 #
 # With fewer training images than `batch_size`, lower that too. The chapter checks the folder before it trains, and trains anew whenever a setting or the folder has changed.
@@ -44,7 +46,10 @@ seeds = [0, 1, 2]  # the first one's network is used after the comparison
 device = None  # the best there is
 train = "missing"  # "all" trains again what this folder was trained on before
 methods = ["baseline", "mutual_channel"]  # to compare, the simplest first
-method_args = {"mutual_channel": {"mu": 1.5, "lam": 4.44, "hidden": 128}}
+method_args = {  # both with the same head, so that the loss alone is compared
+    "baseline": {"head": "bn_elu", "hidden": 128, "pool": "max"},
+    "mutual_channel": {"mu": 1.5, "lam": 4.44, "hidden": 128},
+}
 per_class = None  # training images of each class, for a first, small try
 val_fraction = 0.2  # of the training images, held out to choose with
 least = 0.97  # similarity from which two images are taken for one
@@ -347,10 +352,10 @@ show(
 # | textures, things that occur together | Bilinear CNN | {doc}`/notebooks/04_bilinear_cnn` |
 # | pairs to compare, new classes to come | Center Loss: distances between features mean something | {doc}`/notebooks/02_center_loss` |
 #
-# What each of them gained in our measurements, and where nothing was gained, is in {doc}`/notebooks/08_evidence`. Here the plain network meets MC-Loss;
+# What each of them gained in our measurements, and where nothing was gained, is in {doc}`/notebooks/08_evidence`. Here the plain network meets MC-Loss, with the same head and pooling, so that the head takes no credit for the loss;
 # `methods` takes any of `fgvc methods`, and `method_args` their settings. Photographs are few and networks large, so begin with a
-# network that has seen a million of them: `pretrained = True`. With ImageNet weights the official code of {footcite:t}`chang2020devil` trains the backbone at a tenth of
-# the head's learning rate and weighs the loss far less, as in the settings for photographs above. On this page a small network starts from
+# network that has seen a million of them: `pretrained = True`. With ImageNet weights the official code of {footcite:t}`chang2020devil` weighs the loss
+# far less, as in the settings for photographs above. On this page a small network starts from
 # random weights.
 #
 # Each network is kept under its settings and the fingerprint of the images, so a page that is run again loads it, and a folder that has grown is trained on anew.
@@ -547,15 +552,15 @@ show(
 # %% [markdown]
 # ## Where did it look?
 #
-# Grad-CAM (Selvaraju et al., 2017) asks any of the methods: how much would the logit $z_c$ of a class grow with each channel of the last map
-# $F$ `(C, h, w)`? The mean gradient of a channel is its weight, and what is positive in the weighted sum speaks for the class:
+# Any of the methods can be asked: at which positions of the last map $F$ `(C, h, w)` does the logit $z_c$ of a class get its evidence? The gradient says how much the
+# logit would grow with each value of the map; gradient times value, summed over the channels, is what each position gave
+# (HiResCAM, Draelos and Carin, 2020; Grad-CAM, which averages the gradient over the positions first, blurs this for networks that pool by the maximum, as here):
 #
 # $$
-# M_c = \operatorname{ReLU}\Bigl(\sum_k \alpha_{ck} F_k\Bigr), \qquad
-# \alpha_{ck} = \frac{1}{hw} \sum_{u,v} \frac{\partial z_c}{\partial F_{k,u,v}} .
-# $$ (eq-own-gradcam)
+# M_c(u, v) = \operatorname{ReLU}\Bigl(\sum_k \frac{\partial z_c}{\partial F_{k,u,v}}\, F_{k,u,v}\Bigr) .
+# $$ (eq-own-evidence)
 #
-# For the plain network, where $z_c$ is linear in the mean of $F$, $\alpha_{ck}$ is the weight of the last layer, up to the factor $1/hw$. First, pictures that were
+# First, pictures that were
 # named rightly, with the map of that class:
 
 # %%
@@ -574,20 +579,7 @@ def maps_of(index, classes):
     maps = []
     for c in classes:
         (gradient,) = torch.autograd.grad(logits[c], features, retain_graph=True)
-        alpha = gradient.mean((2, 3), keepdim=True)  # (1, C, 1, 1)
-        maps.append((alpha * features).sum(1)[0].relu().detach())  # (h, w)
-        if choice == "baseline" and isinstance(method.head, torch.nn.Linear):
-            by_hand = torch.einsum(
-                "k,khw->hw",
-                method.head.weight[c],
-                features[0],
-            ).relu()
-            torch.testing.assert_close(
-                maps[-1],
-                by_hand / by_hand.numel(),
-                rtol=1e-3,
-                atol=1e-5,
-            )
+        maps.append((gradient * features).sum(1)[0].relu().detach())  # (h, w)
     return maps, Image.fromarray(test_pixels[index].permute(1, 2, 0).numpy())
 
 
@@ -696,7 +688,8 @@ for i in wrong:
 # $$ (eq-own-temperature)
 #
 # It changes no prediction. $T > 1$ says that the network was *over*confident, surer than it was right, and pulls the probabilities together; $T < 1$ says that it was *under*confident,
-# less sure than it was right, and pushes them apart. The left of {numref}`fig-own-calibration` shows it before and after. With probabilities that can be trusted one can **abstain**: answer only above a threshold $\tau$, and send the rest to a human. We take the lowest
+# less sure than it was right, and pushes them apart. The left of {numref}`fig-own-calibration` shows test images before and after. With few validation images $T$ is itself uncertain: where the gap on
+# new images does not shrink, keep $T = 1$. With probabilities that can be trusted one can **abstain**: answer only above a threshold $\tau$, and send the rest to a human. We take the lowest
 # threshold that gives the `wanted` share of right answers *on validation images*, and see what it does on test images.
 
 # %% tags=["output"]

@@ -13,7 +13,7 @@ from torchvision import models
 from torchvision.models.vgg import cfgs, make_layers
 
 from fgvc_lib import backbones
-from fgvc_lib.backbones import Backbone, feature_shapes, lenet_pp, resnet, vgg
+from fgvc_lib.backbones import Backbone, lenet_pp, resnet, vgg
 
 
 def check(backbone: Backbone, images: torch.Tensor) -> None:
@@ -53,16 +53,12 @@ def test_any_width_and_stride(width: int, strides: list[int], small_stem: bool) 
 
 
 def test_the_small_net_has_the_maps_that_the_methods_need() -> None:
-    shapes = feature_shapes(resnet("small", width=16), torch.zeros(1, 3, 64, 64))
-    assert shapes == {"layer1": (16, 32, 32), "layer2": (32, 16, 16), "layer3": (64, 8, 8)}
-
-
-def test_feature_shapes_leaves_mode_and_statistics_alone() -> None:
-    net = resnet("small", width=8).train()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    feature_shapes(net, torch.randn(1, 3, 16, 16))
-    assert net.training
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    maps = resnet("small", width=16)(torch.zeros(1, 3, 64, 64))
+    assert {name: tuple(x.shape[1:]) for name, x in maps.items()} == {
+        "layer1": (16, 32, 32),
+        "layer2": (32, 16, 16),
+        "layer3": (64, 8, 8),
+    }
 
 
 def stored(state: dict[str, torch.Tensor]) -> Any:

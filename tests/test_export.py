@@ -21,7 +21,7 @@ from fgvc_lib.train.model import Info
 CLASSES = ("ant", "bee", "cät", "dog")
 SIZE = 32
 TINY: dict[str, dict[str, Any]] = {
-    "ap_cnn": {"pyramid": {"channels": 4, "levels": 1}, "boxes": {"top_k": (2,)}, "hidden": 4},
+    "ap_cnn": {"pyramid": {"channels": 4, "levels": 1}, "boxes": {"top_k": [2]}, "hidden": 4},
     "mutual_channel": {"xi": 4, "hidden": 8},
     "tasn": {
         "attention": {
@@ -116,7 +116,7 @@ def test_a_method_that_cannot_be_traced_says_so(tmp_path: Path) -> None:
 
 def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.pt2").write_text("an earlier one")
-    monkeypatch.setattr(exporting, "_pt2", lambda path: lambda images: torch.zeros(len(images), len(CLASSES)))
+    monkeypatch.setattr(exporting, "_open_pt2", lambda path: lambda images: torch.zeros(len(images), len(CLASSES)))
     with pytest.raises(ExportError, match=r"model\.pt2 does not compute what the method does .*largest difference"):
         export(Small(), INFO, tmp_path / "model.pt2")
     assert (tmp_path / "model.pt2").read_text() == "an earlier one"

@@ -61,6 +61,12 @@ def folder_files(*, root: str, test_fraction: float = 0.25) -> Files:
     return Files(path.name, tuple(classes), train, test)
 
 
+def images_below(path: Path) -> list[Path]:
+    """The image files anywhere in a folder, sorted; hidden ones are left out."""
+    files = (f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS and not f.name.startswith("."))
+    return sorted(file for file in files if file.is_file())
+
+
 def _class_folders(path: Path) -> list[str]:
     names = sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
     if not names:
@@ -71,11 +77,7 @@ def _class_folders(path: Path) -> list[str]:
 def _items(path: Path, classes: list[str], *, must: bool) -> list[Item]:
     items: list[Item] = []
     for label, name in enumerate(classes):
-        files = sorted(
-            file
-            for file in (path / name).rglob("*")
-            if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
-        )
+        files = images_below(path / name)
         if must and not files:
             raise ValueError(f"{path / name} has no images ({' '.join(EXTENSIONS)}): add some or remove the folder")
         items += [Item(file, file.relative_to(path.parent).as_posix(), label) for file in files]

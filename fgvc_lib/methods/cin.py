@@ -117,9 +117,9 @@ class CIN(Method):
     pairwise conf.    ``contrast="confusion"`` (``alpha=10``)
     ================  =====================================================================================
 
-    SCI and CCI in another method, behind any stage: ``base="bcnn", base_args={"head_fraction": 0}, stage="layer2"``. The
-    weights of the base method do not depend on ``block`` and ``contrast``, so rows with one seed start from the same
-    network.
+    SCI and CCI in another method, behind any stage: ``base="bcnn", base_args={"head_fraction": 0}, stage="layer2"``.
+    The weights of the base method do not depend on ``block`` and ``contrast``, so rows with one seed start from the
+    same network.
 
     Pairs are :func:`~fgvc_lib.losses.pairs.disjoint_pairs`: B // 2 of them, half of one class and half of two where
     labels allow it, drawn anew at every step. Under DistributedDataParallel each rank pairs its own images, drawn from

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fgvc_lib.data.image_folder import EXTENSIONS
+from fgvc_lib.data.image_folder import EXTENSIONS, images_below
 from fgvc_lib.data.images import read_image, square
 from fgvc_lib.methods import Method
 from fgvc_lib.train.model import Info
@@ -40,19 +40,18 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: a path that is not there.
-        ValueError: a folder without images.
+        ValueError: no image at all.
     """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
-            if not found:
-                raise ValueError(f"{path} has no images ({' '.join(EXTENSIONS)})")
-            files += found
+            files += images_below(path)
         elif path.exists():
             files.append(path)
         else:
             raise FileNotFoundError(f"{path} is not there")
+    if not files:
+        raise ValueError(f"{', '.join(map(str, paths))} has no images ({' '.join(EXTENSIONS)})")
     return files
 
 

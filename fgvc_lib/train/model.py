@@ -27,7 +27,8 @@ def check_settings(config: Config) -> None:
         raise ValueError(f"no method {config.method!r}: choose from {', '.join(METHODS)}")
     if config.backbone not in BACKBONES:
         raise ValueError(f"no backbone {config.backbone!r}: choose from {', '.join(BACKBONES)}")
-    check_arguments(BACKBONES[config.backbone], config.backbone_args, f"backbone {config.backbone!r}")
+    backbone: Any = BACKBONES[config.backbone]
+    check_arguments(backbone, config.backbone_args, f"backbone {config.backbone!r}")
     check_arguments(METHODS[config.method], config.method_args, f"method {config.method!r}", given=2)
 
 

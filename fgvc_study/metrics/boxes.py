@@ -41,19 +41,20 @@ def roi_parts(method: Method, data: ImageData, device: str) -> dict[str, float |
 
     For each level, for ``all`` boxes together and for the ``union`` (where the method makes boxes):
 
-    - ``recall``: share of images in which one box covers at least half of the deciding part's box;
+    - ``recall``: share of images in which one box covers at least half of the discriminative part's box;
     - ``recall_elsewhere``: the same with the next image's part, which is of another class;
     - ``area``: mean share of the image that one box takes.
 
     For each level's mask:
 
-    - ``pointing``: share of images whose peak lies on the deciding part, ``pointing_elsewhere`` on the next image's;
+    - ``pointing``: fraction of images whose peak lies on the discriminative part, ``pointing_elsewhere`` on the next
+      image's;
     - ``pointing_any``: on some part of the bird;
-    - ``mass``: mass on the deciding part over that of an even map, 1 for no preference;
+    - ``mass``: mass on the discriminative part over that of an even map, 1 for no preference;
     - ``saturated``: share of the cells below 0.01 or above 0.99, which hardly learn and hardly rank.
 
     Raises:
-        ValueError: data without ``masks``, ``boxes`` and ``deciding`` parts, or a method without masks.
+        ValueError: data without ``masks``, ``boxes`` and ``discriminative`` parts, or a method without masks.
     """
     truth = _parts(data, "masks", "boxes", "discriminative")
     rows, deciding = np.arange(len(data.test)), truth["discriminative"]

@@ -25,14 +25,15 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
     on, or within half a stride of; one that is zero everywhere lies on none. Means over images:
 
     ``parts``: different parts among the channels of the true class. ``on_part``: share of those channels on any part.
-    ``deciding``: share of them on the deciding part; ``deciding_hit``: share of images with at least one there.
-    ``mass``: share of the true class's attention, the maximum over its channels, within the deciding part;
+    ``discriminative``: fraction of them on the discriminative part; ``discriminative_hit``: fraction of images with at
+    least one there.
+    ``mass``: share of the true class's attention, the maximum over its channels, within the discriminative part;
     ``mass_even``: what an even map would have there. ``h``: of :func:`fgvc_lib.losses.mutual_channel.group_diversity`,
     over all classes; ``h_true``: of the true class. Array ``by_class``, ``(c, P + 1)``: how many of its channels a
     class has on each part, in its own images, the last column for none; NaN for a class without images.
 
     Raises:
-        ValueError: another method than MC-Loss, or data without ``masks`` and ``deciding`` parts.
+        ValueError: another method than MC-Loss, or data without ``masks`` and ``discriminative`` parts.
     """
     if not isinstance(method, MutualChannel):
         raise ValueError(
@@ -65,7 +66,7 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
             "parts": distinct_parts(parts).float(),
             "on_part": (parts >= 0).float().mean(1),
             "discriminative": hit.mean(1),
-            "deciding_hit": hit.amax(1),
+            "discriminative_hit": hit.amax(1),
             "mass": share,
             "mass_even": even,
             "h": spread.mean(1),

@@ -21,7 +21,7 @@ from fgvc_study.metrics.parts import peak_parts, peaks
 
 @torch.no_grad()
 def magnification(method: Method, data: ImageData, device: str, *, limit: int = 600) -> dict[str, float | np.ndarray]:
-    """By how much the sampled images enlarge the deciding part, in area, beside plain resizing.
+    """By how much the sampled images enlarge the discriminative part, in area, beside plain resizing.
 
     On at most ``limit`` test images, each seen as in evaluation. A part's magnification is the mean over
     its pixels of :func:`area_magnification`: 1 is plain resizing, 4 twice as wide and twice as high.
@@ -29,10 +29,10 @@ def magnification(method: Method, data: ImageData, device: str, *, limit: int = 
     ``structure``: of the structure-preserved image, mean over images. ``structure_above_1``: share of images that
     enlarge it at all. ``detail``: of a detail-preserved image by a random channel, its expectation over channels.
     ``detail_best``: by the best channel of each image. All 1 where nothing is sampled by attention. Array ``by_part``,
-    ``(2, P)``: structure and detail, mean over images whose deciding part it is, NaN for a part that decides none.
+    ``(2, P)``: structure and detail, mean over images whose discriminative part it is, NaN where there is none.
 
     Raises:
-        ValueError: another method than TASN, or data without ``masks`` and ``deciding`` parts.
+        ValueError: another method than TASN, or data without ``masks`` and ``discriminative`` parts.
     """
     method = _tasn(method)
     _need(data, "masks", "discriminative")
@@ -109,7 +109,8 @@ def channel_parts(method: Method, data: ImageData, device: str, *, limit: int = 
 
     ``agreement``: share of a class's images in which a channel points at its most frequent part, mean over channels
     and classes. ``entropy``: of the channel's part or none, in bits. ``on_part``: share of peaks on any part.
-    ``deciding``: on the deciding part, where it is known. ``parts``: different parts an image's channels point at.
+    ``discriminative``: on the discriminative part, where it is known. ``parts``: different parts that an image's
+    channels point at.
     Arrays ``raw/coverage`` and ``trilinear/coverage`` ``(64,)``: the expected number of different parts after 1 … 64
     random channels, see :func:`expected_parts`.
 
@@ -153,7 +154,7 @@ def channel_parts(method: Method, data: ImageData, device: str, *, limit: int = 
             f"{name}/coverage": seen.mean(0).numpy().astype(np.float32),
         }
         if (decides >= 0).all():
-            result[f"{name}/deciding"] = float((part == decides[:, None]).float().mean())
+            result[f"{name}/discriminative"] = float((part == decides[:, None]).float().mean())
     return result
 
 

@@ -83,7 +83,7 @@ def test_what_is_said_of_the_splits(small):
     np.testing.assert_allclose(small.std, images.std((0, 2, 3)), atol=1e-4)
 
 
-def test_the_deciding_part_is_always_to_be_seen():
+def test_the_discriminative_part_is_always_to_be_seen():
     data = load("birds", classes=24, per_class=15, val_per_class=1, test_per_class=1)
     masks = data.train.parts["masks"][np.arange(len(data.train)), data.train.parts["discriminative"]]
     assert masks.sum((1, 2)).min() >= 6

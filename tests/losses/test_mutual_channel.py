@@ -132,6 +132,11 @@ def test_a_tie_goes_to_the_first_channel_for_both_terms():
     assert not g[0, 1:].any()
     keep = torch.tensor([False, True, True])
     assert gradient(group_scores(same, 1, keep=keep).sum(), same)[0, :, 0, 0].tolist() == [0, 0.25, 0]
+    # exactly one tie, at position 0: channel 0 wins it, as it does position 1
+    partly = torch.tensor([[0.0, 3, -1000], [0, -1000, 3]], dtype=torch.float64).view(1, 2, 1, 3).requires_grad_()
+    p, won = partly.detach().flatten(2)[0].softmax(1), torch.tensor([[1.0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+    slope = gradient(group_diversity(partly, 1).sum(), partly)
+    torch.testing.assert_close(slope.flatten(2)[0], p * (won - (won * p).sum(1, keepdim=True)))
     # channel 0 wins everywhere, so it has Σ won = 1 and no gradient: identical maps are a saddle of h
     torch.testing.assert_close(gradient(group_diversity(same, 1).sum(), same), torch.zeros_like(same))
 
@@ -280,6 +285,8 @@ def test_the_kernel_counts_the_winners_of_large_groups(xi):
 
 def test_the_kernel_gives_ties_to_the_first_channel_too():
     same = torch.rand(2, 1, 2, 2, dtype=torch.float64).repeat(1, 6, 1, 1).requires_grad_()
+    partly = torch.tensor([[0.0, 3, -1000], [0, -1000, 3]], dtype=torch.float64).view(1, 2, 1, 3).requires_grad_()
+    same_terms_and_gradients(partly, torch.tensor([0]), 1)
     same_terms_and_gradients(same, torch.tensor([0, 1]), 2, keep=torch.tensor([False, True, True, True, False, True]))
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from fgvc_lib.backbones import lenet_pp, resnet
 from fgvc_lib.config import Config
 from fgvc_lib.data import ImageData, Split
-from fgvc_lib.methods import Center
+from fgvc_lib.methods import METHODS, Center
 from fgvc_lib.train import fit
 
 
@@ -57,6 +57,17 @@ def test_gradient_accumulation_changes_neither_the_step_nor_the_logged_terms(red
         runs[accumulate] = {key: fitted.history[0][key] for key in ("ce", "center")} | fitted.method.state_dict()
     for accumulate in (2, 4):
         torch.testing.assert_close(runs[accumulate], runs[1])
+
+
+def test_inside_channel_interaction_a_sum_stays_one_too():
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
+    arguments = {"base": "center", "base_args": {"reduction": "sum"}, "sampler": None}
+    method = METHODS["cin"](resnet("small", width=8), 4, **arguments)
+    once = method(images, labels).terms
+    method.splits = 2
+    twice = method(images, labels).terms
+    for name in ("ce", "center"):
+        torch.testing.assert_close(twice[name], 2 * once[name])
 
 
 def test_every_term_reaches_the_backbone_and_the_same_parameters_always_get_a_gradient():

@@ -96,7 +96,7 @@ def test_missing_and_damaged_weights_are_named(tmp_path, monkeypatch):
     path.write_bytes(b"no weights")
     (damaged,) = dry_run.missing_weights(["resnet18"])
     assert "is damaged" in damaged
-    monkeypatch.setattr(rehearsal, "_sha256", lambda *_: "f37072fd" + 56 * "0")
+    monkeypatch.setattr(dry_run, "_sha256", lambda *_: "f37072fd" + 56 * "0")
     assert list(dry_run.missing_weights(["resnet18"])) == []
     monkeypatch.undo()
     assert dry_run._sha256(path) == hashlib.sha256(b"no weights").hexdigest()

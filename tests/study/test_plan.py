@@ -23,8 +23,10 @@ CHAPTER = [
     ("", 'raise AssertionError("cells that show are not executed")'),
     (
         "experiment",
-        'runs = study.run("lambda", {f"{w:g}": vary(base, method_args={"weight": w}) for w in lambdas}, metrics=["compactness"])\n'
-        'more = study.run("first", {"base": vary(base, method_args={"weight": lambdas[0]})}, metrics=["cost"], seeds=[0])',
+        'variants = {f"{w:g}": vary(base, method_args={"weight": w}) for w in lambdas}\n'
+        'runs = study.run("lambda", variants, metrics=["compactness"])\n'
+        'first = vary(base, method_args={"weight": lambdas[0]})\n'
+        'more = study.run("first", {"base": first}, metrics=["cost"], seeds=[0])',
     ),
 ]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fgvc_lib.backbones import resnet
 from fgvc_lib.config import Config
 from fgvc_lib.data import ImageData, Split
-from fgvc_lib.methods import METHODS, Method
+from fgvc_lib.methods import METHODS, Method, Output
 from fgvc_lib.train import fit, load_trained, predict, trainer
 
 TINY: dict[str, dict[str, Any]] = {
@@ -131,6 +131,15 @@ def test_a_float64_method_computes_in_float64_throughout(name: str) -> None:
 
     assert slope(1e-8) == pytest.approx(slope(1e-7), rel=1e-3)
     assert method.eval()(images).logits.dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_cross_entropy_and_loss_of_half_logits_are_float32(dtype: torch.dtype) -> None:
+    logits, labels = (9 * torch.randn(6, 8)).to(dtype), torch.arange(6)
+    loss = Method().cross_entropy(logits, labels)
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(logits.float(), labels))
+    terms = {"a": torch.tensor(2048.0, dtype=dtype), "b": torch.tensor(1.0, dtype=dtype)}  # 2049 needs 12 bits
+    torch.testing.assert_close(Output(logits, terms).loss, torch.tensor(2049.0))
 
 
 @every_method
