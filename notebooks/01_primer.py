@@ -32,11 +32,6 @@ seeds = [0, 1, 2]
 device = None  # the best there is
 train = "missing"  # what has no record; "all": everything again; "never": nothing
 hidden = 128  # width of the BN-ELU head
-threads = [1, 1, 2]  # of one run, repeated
-thread_steps = 90
-assumed = 0.9  # true accuracy, for standard errors and expected maxima
-looks = [10, 100, 300]  # at a test set
-equals = 300  # networks to choose from that are equally good
 settings = {}  # further settings of all runs
 
 # %% tags=["setup", "hide-input"]
@@ -55,6 +50,11 @@ from fgvc_study.statistics import paired
 from fgvc_study.tables import plus_minus, summarize
 from scipy import stats
 
+threads = [1, 1, 2]  # of one run, repeated
+thread_steps = max_steps or 90
+assumed = 0.9  # true accuracy, for standard errors and expected maxima
+looks = [10, 100, 300]  # at a test set
+equals = 300  # networks to choose from that are equally good
 study = Study("01_primer", seeds=seeds, device=device, train=train)
 base = configuration(
     dataset=dataset,

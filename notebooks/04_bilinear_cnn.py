@@ -46,7 +46,6 @@ head_fraction = 0.0  # of the epochs, for the classifier alone
 head_fractions = [0.0, 0.1, 0.5]
 wider = {"width": 23}  # backbone with which one stream costs as much as two; {}: none
 other = {"backbone": "vgg", "depth": 11, "width": 8, "blocks": 4}  # the unlike stream
-pictures = 384  # test images that this page looks into; classes take turns
 method_args = {}  # further arguments of B-CNN
 settings = {}  # further settings of all runs
 
@@ -67,6 +66,7 @@ from matplotlib.patches import Rectangle
 from sklearn.svm import LinearSVC
 from torch.utils.flop_counter import FlopCounterMode
 
+pictures = 384  # test images that this page looks into; classes take turns
 study = Study("04_bilinear_cnn", seeds=seeds, device=device, train=train)
 base = configuration(
     dataset=dataset,

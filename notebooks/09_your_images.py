@@ -52,9 +52,6 @@ method_args = {  # both with the same head, so that the loss alone is compared
 }
 per_class = None  # training images of each class, for a first, small try
 val_fraction = 0.2  # of the training images, held out to choose with
-least = 0.97  # similarity from which two images are taken for one
-wanted = 0.95  # right answers among those given, when the network may abstain
-drawn_per_class = 72  # birds in the folder that is drawn
 settings = {}  # further settings of all runs
 
 # %% tags=["setup", "hide-input"]
@@ -103,6 +100,9 @@ base = configuration(
 )
 base = vary(base, **settings)
 options = base.data_args
+least = 0.97  # similarity from which two images are taken for one
+wanted = 0.95  # right answers among those given, when the network may abstain
+drawn_per_class = 8 if max_steps else 72  # birds in the folder that is drawn
 style()
 
 # %% [markdown]

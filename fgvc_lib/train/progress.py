@@ -23,7 +23,9 @@ class ProgressBar:
     """
 
     def __init__(self, total: int, *, start: int = 0, show: bool = True, tensorboard: Path | None = None) -> None:
-        self._bar = tqdm(total=total, initial=start, disable=not show, unit="step", dynamic_ncols=True)
+        self._bar = tqdm(
+            total=total, initial=start, unit="step", dynamic_ncols=True, **({} if show else {"disable": True})
+        )
         self._writer: Any = None
         if tensorboard is not None:
             try:

@@ -133,7 +133,7 @@ def test_weights_deep_in_the_settings_are_found():
 def test_settings_that_build_nothing_are_a_problem_of_their_run(photos):
     found = cost(**photos, method_args={"heads": 2})
     (problem,) = found.problems
-    assert problem.startswith("settings: method 'baseline' has no argument heads")
+    assert problem.startswith("settings: method 'baseline': unknown argument heads")
     assert found.seconds is None
 
 

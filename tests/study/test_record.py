@@ -115,6 +115,7 @@ def test_committed_records_win_over_local_ones_whoever_measured(repository):
 
 
 def test_a_method_whose_numbers_changed_makes_its_records_old(monkeypatch):
-    assert record().is_current
+    measured = record()
+    assert measured.is_current
     monkeypatch.setattr(METHODS["center"], "revision", METHODS["center"].revision + 1)
-    assert not record().is_current
+    assert not measured.is_current
