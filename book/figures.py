@@ -11,9 +11,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from fgvc_study.figures import COLORS, style
 
 from fgvc_lib.data import birds
+from fgvc_study.figures import COLORS, style
 
 
 def sheet(folder: Path, *, columns: int = 6, size: int = 192) -> None:

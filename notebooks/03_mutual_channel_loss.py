@@ -370,13 +370,13 @@ def fastest_of(xi, rounds=6):
     return {name: min(t[name] for t in times) for name in every}
 
 
-for xi in (3, 6, 12):
-    times = fastest_of(xi)
+for count in (3, 6, 12):
+    times = fastest_of(count)
     ratios = ", ".join(
         f"{name} {times[name] / times['maximum']:.1f}×" for name in DISTANCES
     )
     print(
-        f"ξ = {xi:>2}, {xi * (xi - 1) // 2:>2} pairs; time over that of the maximum: {ratios}"
+        f"ξ = {count:>2}, {count * (count - 1) // 2:>2} pairs; time over that of the maximum: {ratios}"
     )
 
 # %% [markdown]
@@ -869,16 +869,16 @@ show_table(
 # or, with a weight λ inside the bracket, $\lambda' = \lambda/\xi$. The two losses differ by a constant.
 
 # %% tags=["output"]
-alpha, beta, xi = 1.5, 20.0, 3
-mu, lam = paper_weights(alpha=alpha, beta=beta, xi=xi)
+alpha, beta, count = 1.5, 20.0, 3
+paper_mu, paper_lam = paper_weights(alpha=alpha, beta=beta, xi=count)
 features = many.double().requires_grad_()
 gradients = {}
 for name in ("paper", "released"):
     dis, div = mutual_channel_loss(features, labels, 10, keep=keep)
     loss = (
-        mu * (dis - lam * div)
+        paper_mu * (dis - paper_lam * div)
         if name == "paper"
-        else alpha * dis + beta * (1 - div / xi)
+        else alpha * dis + beta * (1 - div / count)
     )
     (gradients[name],) = torch.autograd.grad(loss, features)
     print(
@@ -886,10 +886,10 @@ for name in ("paper", "released"):
     )
 torch.testing.assert_close(gradients["paper"], gradients["released"])
 print(
-    f"α = {alpha}, β = {beta:g}, ξ = {xi} are μ = {mu}, λ = {lam:.2f} in the paper's form"
+    f"α = {alpha}, β = {beta:g}, ξ = {count} are μ = {paper_mu}, λ = {paper_lam:.2f} in the paper's form"
 )
-for xi in (3, 10):
-    print(f"λ = 10 in the code, ξ = {xi}: λ' = {10 / xi:.2f} in the paper's form")
+for count in (3, 10):
+    print(f"λ = 10 in the code, ξ = {count}: λ' = {10 / count:.2f} in the paper's form")
 
 # %% [markdown]
 # A λ taken from the code into the paper's formula is ξ times too large.
@@ -904,9 +904,9 @@ for weighting in ("paper", "share", "released"):
         f"{weighting:<9} weight of a class of 11 channels over one of 10: {(each[-1] / each[0]).item():.2f}"
     )
 for name, drop in {"paper": 0.5, "released": 0.4}.items():
-    hidden = ~channel_mask(2048, 200, drop=drop)  # (2048,)
+    masked = ~channel_mask(2048, 200, drop=drop)  # (2048,)
     print(
-        f"{name:<9} hides {int(hidden[:10].sum())} of 10 and {int(hidden[-11:].sum())} of 11 channels"
+        f"{name:<9} hides {int(masked[:10].sum())} of 10 and {int(masked[-11:].sum())} of 11 channels"
     )
 
 # %% [markdown]

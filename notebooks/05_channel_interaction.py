@@ -255,7 +255,9 @@ shown = study.live_frame(trained)
 live_line = study.foot(shown)
 cin_line = study.foot(shown[shown["variant"] == "SCI + CCI"])
 mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (birds.mean, birds.std))
-some = np.arange(min(360, len(birds.test)))  # test images that this page looks at; classes take turns
+some = np.arange(
+    min(360, len(birds.test))
+)  # test images that this page looks at; classes take turns
 pixels = torch.from_numpy(birds.test.images[some]).float() / 255  # (360, 3, 64, 64)
 masks = torch.from_numpy(birds.test.parts["masks"][some])  # (360, P, 64, 64)
 labels = birds.test.labels[some]
@@ -273,17 +275,28 @@ with torch.no_grad():
     torch.testing.assert_close(z, sci_cpu.combine(x, y), rtol=1e-3, atol=1e-3)
 parts = channel_parts_of(x, masks)  # (360, c): the part that a channel lies on, or -1
 
+
 # %% tags=["table"]
+def predicting(method):
+    """Number of parameters that a prediction reads: all but those of the comparison."""
+    compared = ("cci", "project")
+    return sum(
+        p.numel() for n, p in method.named_parameters() if not n.startswith(compared)
+    )
+
+
 show_table(
     pd.DataFrame(
         {
             "network": row,
-            "test accuracy, %": plus_minus([record.final["test_accuracy"]]),
-            "training accuracy, %": plus_minus([record.final["train_accuracy"]]),
-            "parameters at inference": f"{sum(p.numel() for n, p in method.named_parameters() if not n.startswith(('cci', 'project'))):,}",
-            "training, s": f"{record.timing['train_seconds']:.0f}",
+            "test accuracy, %": plus_minus([network.record.final["test_accuracy"]]),
+            "training accuracy, %": plus_minus(
+                [network.record.final["train_accuracy"]]
+            ),
+            "parameters at inference": f"{predicting(network.method):,}",
+            "training, s": f"{network.record.timing['train_seconds']:.0f}",
         }
-        for row, (method, record) in trained.items()
+        for row, network in trained.items()
     ),
     foot=live_line,
 )

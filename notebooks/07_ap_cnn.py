@@ -272,7 +272,7 @@ def attend(levels, v, w1, w2):
 
 
 torch.manual_seed(0)
-levels = [torch.randn(2, 8, side, side) for side in (8, 4, 2)]
+features = [torch.randn(2, 8, side, side) for side in (8, 4, 2)]
 library = AttentionPyramid(8, 3, reduction=2)
 with torch.no_grad():
     for name, parameter in library.named_parameters():
@@ -283,8 +283,8 @@ with torch.no_grad():
     ]  # (C, 1, 3, 3) → (1, C, 3, 3)
     squeeze = [g.layers[0].weight.flatten(1) for g in library.channel_gates]
     excite = [g.layers[2].weight.flatten(1) for g in library.channel_gates]
-    ours, our_masks = attend(levels, weights, squeeze, excite)
-    theirs = library(levels)
+    ours, our_masks = attend(features, weights, squeeze, excite)
+    theirs = library(features)
 torch.testing.assert_close(ours, theirs.features)  # the library agrees
 torch.testing.assert_close(our_masks, theirs.masks)
 
@@ -1129,11 +1129,11 @@ for offset, name in ((0.5, "cell centre"), (0.0, "released")):
 # **The threshold counts the zeros of the border**, as in the hand-worked example. What it lets through, on the masks of our network:
 
 # %% tags=["output"]
-for border in (0.1, 0.2):
+for fraction in (0.1, 0.2):
     passed = []
     for level in LEVELS:
         m = maps[f"mask_{level}"][:, 0]  # (B, h, w)
-        cut = int(border * m.shape[1] + 1e-6)
+        cut = int(fraction * m.shape[1] + 1e-6)
         inside = m[:, cut : m.shape[1] - cut, cut : m.shape[2] - cut]
         zeros_counted = inside.sum((1, 2)) / m[0].numel()
         ways = {"with zeros": zeros_counted, "inner cells": inside.mean((1, 2))}
@@ -1145,7 +1145,7 @@ for border in (0.1, 0.2):
         )
     for way in ("with zeros", "inner cells"):
         print(
-            f"border {border:g}, mean {way:<12} "
+            f"border {fraction:g}, mean {way:<12} "
             + "  ".join(
                 f"{name}: {100 * p[way]:3.0f} %"
                 for name, p in zip(LEVELS, passed, strict=True)
@@ -1160,9 +1160,9 @@ for border in (0.1, 0.2):
 
 # %% tags=["output"]
 box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
-hidden = torch.ones(4, 4)
-hidden[:4, :4] = 0
-released = torch.ones(4, 4) * hidden * (16 / hidden.sum())
+kept = torch.ones(4, 4)
+kept[:4, :4] = 0
+released = torch.ones(4, 4) * kept * (16 / kept.sum())
 print(
     "released arithmetic:",
     released[0, 0].item(),

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +64,40 @@ def names_read(cells: Iterable[NotebookNode], chapter: str) -> set[str]:
     return found
 
 
+def names_bound(cells: Iterable[NotebookNode]) -> set[str]:
+    """The names that some of the code cells bind at their own level, not inside a function or comprehension."""
+    inner = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.DictComp, ast.SetComp, ast.GeneratorExp)
+
+    def walk(node: ast.AST) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef):
+                yield child.name
+            if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+                yield child.id
+            if not isinstance(child, inner):
+                yield from walk(child)
+
+    lines = ("\n".join("pass" if x.startswith(("%", "!")) else x for x in cell.source.splitlines()) for cell in cells)
+    return {name for source in lines for name in walk(ast.parse(source))}
+
+
 def given(profile: str, chapter: str, notebook: NotebookNode) -> dict[str, Any]:
     """What ``profile`` sets in ``chapter``.
 
     Raises:
         PipelineError: the notebook has no parameter of that name, its default has another type, or the notebook has a
-            parameter that no later cell reads.
+            parameter that no later cell reads, or that one binds anew.
     """
     known = defaults(notebook, chapter)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     (at,) = (n for n, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", []))
     if unread := set(known) - names_read(code[at + 1 :], chapter):
         raise PipelineError(f"notebooks/{chapter}: no cell reads the parameter {', '.join(sorted(unread))}")
+    if bound := set(known) & names_bound(code[at + 1 :]):
+        raise PipelineError(
+            f"notebooks/{chapter}: a later cell gives the parameter {', '.join(sorted(bound))} another value: "
+            "use another name there"
+        )
     values = parameters(profile, chapter)
     for name, value in values.items():
         if name not in known:

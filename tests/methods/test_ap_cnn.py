@@ -40,8 +40,8 @@ def test_eight_terms_and_all_maps():
         "boxes_level5": (4, 1, 4),
         "union_box": (4, 1, 4),
         "dropped_box": (4, 1, 4),
-        "refined": (4, 4, 16, 16),
-        "features": (4, 16, 4, 4),
+        "refined": (4, 8, 16, 16),
+        "features": (4, 32, 4, 4),
         "stage_logits": (4, 2, 3),
     }
     assert not any(x.requires_grad for x in out.maps.values())

@@ -115,14 +115,14 @@ def test_maps():
     method, (images, labels) = small(num_details=2, input_size=[16, 12]), batch(size=(32, 40))
     maps = method(images, labels).maps
     assert {k: tuple(v.shape) for k, v in maps.items()} == {
-        "attention": (4, 16, 4, 4),
+        "attention": (4, 32, 4, 4),
         "structure_map": (4, 1, 4, 4),
         "structure_image": (4, 3, 16, 12),
         "structure_grid": (4, 16, 12, 2),
         "detail_map": (4, 2, 4, 4),
         "detail_image": (4, 2, 3, 16, 12),
         "detail_grid": (4, 2, 16, 12, 2),
-        "features": (4, 16, 2, 2),
+        "features": (4, 32, 2, 2),
     }
     torch.testing.assert_close(maps["structure_map"][:, 0], maps["attention"].mean(1))
     for k in range(2):
@@ -143,7 +143,7 @@ def test_maps():
 
 def test_passes_through_the_networks_do_not_grow_with_the_number_of_maps():
     """Images that pass through the backbone: two a training image whatever the number of maps, one at test."""
-    for width in (2, 8):  # 8 and 32 attention maps
+    for width in (8, 16):  # 32 and 64 attention maps
         method, (images, labels) = small(attention={"backbone": {**NET, "width": width}}), batch()
         seen = {"backbone": 0, "attention": 0}
         method.backbone.register_forward_pre_hook(lambda _, x, n=seen: n.update(backbone=n["backbone"] + len(x[0])))
@@ -228,7 +228,7 @@ def test_maps_are_resized_with_their_corners_and_limited_as_set():
 def test_at_test_the_detail_map_counts_equal_maps_as_often_as_they_are():
     method, images = small(predict="average", attention={"unique": True}).eval(), batch()[0]
     method.attention_net.register_forward_hook(
-        lambda _net, _images, out: (out[0] * (torch.arange(16) < 3)[:, None, None], out[1])
+        lambda _net, _images, out: (out[0] * (torch.arange(32) < 3)[:, None, None], out[1])
     )
     maps = method(images).maps
     torch.testing.assert_close(maps["detail_map"][:, 0], maps["attention"].mean(1))
@@ -270,7 +270,7 @@ def test_a_batch_of_one_trains():
         ({"predict": "average", "detail": None}, "predict='average' needs a part net"),
         ({"attention": {"widen": 2}}, "Attention with widen=2: unexpected keyword argument; its fields are backbone,"),
         ({"sampling": {"limit": "four"}}, "Sampling with limit='four': input should be a valid number"),
-        ({"num_details": 17}, "must be 1 to the attention net's 16, got 17"),
+        ({"num_details": 33}, "must be 1 to the attention net's 32, got 33"),
         ({"input_size": [8, 8, 8]}, r"input_size must be a positive integer or two of them .* got \[8, 8, 8\]"),
         ({"distillation": {"temperature": 0}}, "temperature must be positive, got 0"),
         ({"sampling": {"limit": 0.5}}, "limit must be at least 1"),

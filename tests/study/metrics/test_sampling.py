@@ -144,10 +144,10 @@ def test_channel_parts_finds_channels_that_point():
     for name in ("raw", "trilinear"):
         assert found[f"{name}/agreement"] == found[f"{name}/on_part"] == found[f"{name}/parts"] == 1
         assert found[f"{name}/entropy"] == pytest.approx(0, abs=1e-6)
-        assert found[f"{name}/deciding"] == pytest.approx(float((small.test.parts["discriminative"] == 0).mean()))
+        assert found[f"{name}/discriminative"] == pytest.approx(float((small.test.parts["discriminative"] == 0).mean()))
         assert found[f"{name}/coverage"].tolist() == [1] * 64
     of_points = channel_parts(method, data(known=("points",)), "cpu")
-    assert "raw/deciding" not in of_points
+    assert "raw/discriminative" not in of_points
     assert 0 <= of_points["raw/agreement"] <= 1
 
 
