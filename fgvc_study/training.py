@@ -19,7 +19,7 @@ from fgvc_lib.methods import METHODS, Method
 from fgvc_lib.train import NonFiniteLoss, distributed, fit, load_trained
 from fgvc_lib.train.machine import pick_device
 from fgvc_study import dry_run, folders, provenance
-from fgvc_study.metrics import METRICS
+from fgvc_study.metrics import METRICS, NotApplicable
 from fgvc_study.record import Record, find, read, run_id, write
 
 
@@ -207,7 +207,11 @@ def _take(
     """Numbers and arrays of the metrics, each named ``<metric>/<key>``."""
     scores, arrays = dict[str, float](), dict[str, np.ndarray]()
     for metric in metrics:
-        for key, value in METRICS[metric](method, data, device).items():
+        try:
+            measured = METRICS[metric](method, data, device)
+        except NotApplicable:  # boxes of a network that has none, parts of data that knows none: no number
+            continue
+        for key, value in measured.items():
             if isinstance(value, np.ndarray):
                 arrays[f"{metric}/{key}"] = value
             else:

@@ -363,7 +363,7 @@ def boxes_by_hand(mask, image=60, side=20, border=1, top_k=3, iou=0.05, say=prin
 by_hand = boxes_by_hand(mask)
 for box in by_hand.tolist():
     print("box", box)
-library = roi_boxes(mask[None, None], (60, 60), share=1 / 3, top_k=3, border=0.2)
+library = roi_boxes(mask[None, None], (60, 60), size=1 / 3, top_k=3, border=0.2)
 torch.testing.assert_close(library[0], by_hand)  # the library agrees
 
 # %% [markdown]
@@ -1120,9 +1120,9 @@ show_table(
 
 # %% tags=["output"]
 for offset, name in ((0.5, "cell centre"), (0.0, "released")):
-    box = anchor_boxes((14, 14), (448, 448), share=4 / 7, offset=offset).view(
-        14, 14, 4
-    )[7, 7]
+    box = anchor_boxes((14, 14), (448, 448), size=4 / 7, offset=offset).view(14, 14, 4)[
+        7, 7
+    ]
     print(f"{name:<12} cell (7, 7): {box.tolist()}")
 
 # %% [markdown]

@@ -517,7 +517,7 @@ confusion = torch.zeros(number, number, dtype=torch.long)
 confusion.index_put_(
     (labels, predicted),
     torch.tensor(1),
-    grad_accum_steps=True,
+    accumulate=True,
 )  # (true, predicted)
 assert confusion.sum() == len(labels)
 assert confusion.diagonal().sum() == (predicted == labels).sum()

@@ -14,6 +14,7 @@ from fgvc_study.metrics.channels import complements
 from fgvc_study.metrics.cost import cost
 from fgvc_study.metrics.embedding import center_drift, compactness, features_2d, verification
 from fgvc_study.metrics.groups import group_parts
+from fgvc_study.metrics.parts import NotApplicable
 from fgvc_study.metrics.predictions import correct
 from fgvc_study.metrics.sampling import channel_parts, magnification, part_net
 
@@ -38,4 +39,4 @@ METRICS: dict[str, Metric] = {
 }
 """Name → ``metric(method, data, device)``; numbers go to a record's ``final``, arrays beside it."""
 
-__all__ = ["METRICS", "Metric"]
+__all__ = ["METRICS", "Metric", "NotApplicable"]

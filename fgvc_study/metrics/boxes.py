@@ -18,7 +18,7 @@ from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.loader import Loader
 from fgvc_lib.methods.ap_cnn import APCNN
 from fgvc_lib.methods.base import Method
-from fgvc_study.metrics.parts import box_area, box_recall, mass_on_part, peaks, pointing_game
+from fgvc_study.metrics.parts import NotApplicable, box_area, box_recall, mass_on_part, peaks, pointing_game
 
 AVERAGES: tuple[Literal["logits", "probabilities"], ...] = ("logits", "probabilities")
 """The ways in which AP-CNN can average its heads and stages."""
@@ -125,7 +125,7 @@ def stages(method: Method, data: ImageData, device: str) -> dict[str, float | np
         ValueError: another method than AP-CNN.
     """
     if not isinstance(method, APCNN):
-        raise ValueError(f"stages are measured of method 'ap_cnn', got {type(method).__name__}")
+        raise NotApplicable(f"stages are measured of method 'ap_cnn', got {type(method).__name__}")
     labels = data.test.labels
     found: dict[str, float | np.ndarray] = {}
     configured = method.average
@@ -170,7 +170,7 @@ def near_a_point(peak: Tensor, points: Tensor, *, tolerance: float) -> Tensor:
 def _parts(data: ImageData, *names: str) -> Mapping[str, np.ndarray]:
     missing = [name for name in names if name not in data.test.parts]
     if missing:
-        raise ValueError(
+        raise NotApplicable(
             f"data set {data.name!r} does not know the {', '.join(missing)} of its parts: use one that does"
         )
     return data.test.parts
@@ -179,7 +179,9 @@ def _parts(data: ImageData, *names: str) -> Mapping[str, np.ndarray]:
 def _with_masks(method: Method, data: ImageData, device: str) -> dict[str, Tensor]:
     maps = collect_maps(method, data, device)
     if not any(name.startswith("mask_") for name in maps):
-        raise ValueError(f"masks are needed, such as those of method 'ap_cnn', got {type(method).__name__} without any")
+        raise NotApplicable(
+            f"masks are needed, such as method 'ap_cnn' has, got {type(method).__name__} without"
+        )
     return maps
 
 

@@ -14,7 +14,7 @@ from fgvc_lib.losses.mutual_channel import group_diversity
 from fgvc_lib.methods.base import Method
 from fgvc_lib.methods.mutual_channel import MutualChannel, class_maps
 from fgvc_study.metrics.channels import channel_parts_of
-from fgvc_study.metrics.parts import distinct_parts, mass_on_part
+from fgvc_study.metrics.parts import NotApplicable, distinct_parts, mass_on_part
 
 
 @torch.no_grad()
@@ -36,12 +36,12 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
         ValueError: another method than MC-Loss, or data without ``masks`` and ``discriminative`` parts.
     """
     if not isinstance(method, MutualChannel):
-        raise ValueError(
+        raise NotApplicable(
             f"channels of classes are those of MC-Loss, got {type(method).__name__}: use method 'mutual_channel'"
         )
     for name in ("masks", "discriminative"):
         if name not in data.test.parts:
-            raise ValueError(f"data set {data.name!r} has no {name} of parts: use one that has, such as 'birds'")
+            raise NotApplicable(f"data set {data.name!r} has no {name} of parts: use one that has, such as 'birds'")
     method.eval()
     classes, count = method.num_classes, len(data.part_names)
     center = method.backbone.centers[method.backbone.last]

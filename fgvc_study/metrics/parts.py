@@ -14,6 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+class NotApplicable(ValueError):
+    """A metric that a method or data set does not have; an experiment leaves it out for that variant."""
+
+
 def position_of_pixel(positions: int, side: int, *, center: float | None = None) -> Tensor:
     r"""Which position of a map looks at each pixel along an axis, as a fractional index.
 

@@ -16,7 +16,7 @@ from fgvc_lib.data.loader import Loader
 from fgvc_lib.layers.attention_sampler import axis_magnification
 from fgvc_lib.methods.base import Method
 from fgvc_lib.methods.tasn import TASN
-from fgvc_study.metrics.parts import peak_parts, peaks
+from fgvc_study.metrics.parts import NotApplicable, peak_parts, peaks
 
 
 @torch.no_grad()
@@ -259,7 +259,7 @@ def part_net(method: Method, data: ImageData, device: str) -> dict[str, float | 
 
 def _tasn(method: Method) -> TASN:
     if not isinstance(method, TASN):
-        raise ValueError(f"this measure looks at TASN's attention, got {type(method).__name__}: use method 'tasn'")
+        raise NotApplicable(f"this metric looks at TASN's attention, got {type(method).__name__}: use method 'tasn'")
     method.eval()
     return method
 
@@ -267,7 +267,7 @@ def _tasn(method: Method) -> TASN:
 def _need(data: ImageData, *names: str) -> None:
     for name in names:
         if name not in data.test.parts:
-            raise ValueError(f"data set {data.name!r} has no {name} of parts: use one that has, such as 'birds'")
+            raise NotApplicable(f"data set {data.name!r} has no {name} of parts: use one that has, such as 'birds'")
 
 
 def _batches(data: ImageData, limit: int, device: str) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:

@@ -78,9 +78,7 @@ def test_a_parameter_that_no_later_cell_reads_is_refused(given, code):
 
 @pytest.mark.parametrize("code", ["knob = 2", "for knob in (1, 2): pass", "def knob(): pass", "knob, other = 1, 2"])
 def test_a_parameter_that_a_later_cell_binds_anew_is_refused(given, code):
-    with pytest.raises(
-        PipelineError, match=r"^notebooks/02_b: a later cell gives the parameter knob another value: use"
-    ):
+    with pytest.raises(PipelineError, match="a later cell gives the parameter knob another value: use"):
         given({}, parameters="knob = 0", code=f"print(knob)\n{code}")
     given({}, parameters="knob = 0", code="print(knob, [knob for knob in (1, 2)])\ndef f():\n    knob = 3")
 
