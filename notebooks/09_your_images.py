@@ -21,7 +21,7 @@
 # If it holds photographs, also choose a network that has seen photographs before, and larger images:
 #
 # ```yaml
-# images: /home/me/my_birds
+# images: my_birds
 # image_size: 224
 # backbone: resnet18
 # pretrained: true

@@ -22,7 +22,7 @@ CLASSES = ("ant", "bee", "cät", "dog")
 SIZE = 32
 TINY: dict[str, dict[str, Any]] = {
     "ap_cnn": {"pyramid": {"channels": 4, "levels": 1}, "boxes": {"top_k": [2]}, "hidden": 4},
-    "mutual_channel": {"xi": 4, "hidden": 8},
+    "mutual_channel": {"xi": 8, "hidden": 8},
     "tasn": {
         "attention": {
             "backbone": {"backbone": "vgg", "depth": 11, "width": 8, "blocks": 2},

@@ -179,9 +179,7 @@ def _parts(data: ImageData, *names: str) -> Mapping[str, np.ndarray]:
 def _with_masks(method: Method, data: ImageData, device: str) -> dict[str, Tensor]:
     maps = collect_maps(method, data, device)
     if not any(name.startswith("mask_") for name in maps):
-        raise NotApplicable(
-            f"masks are needed, such as method 'ap_cnn' has, got {type(method).__name__} without"
-        )
+        raise NotApplicable(f"masks are needed, such as method 'ap_cnn' has, got {type(method).__name__} without")
     return maps
 
 

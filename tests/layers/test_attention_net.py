@@ -35,7 +35,7 @@ def test_gradcheck():
 
 @pytest.mark.parametrize("dilations", [((1, 2), (1, 2, 3)), ((1,),), ()])
 def test_features_are_non_negative_on_a_large_map_and_every_parameter_learns(dilations):
-    net = AttentionNet(resnet("small", width=4, strides=(1, 1, 2)), 5, dilations=dilations)
+    net = AttentionNet(resnet("small", width=8, strides=(1, 1, 2)), 5, dilations=dilations)
     features, logits = net(torch.randn(2, 3, 16, 24))
     assert features.shape == (2, 32, 4, 6)
     assert (features >= 0).all()

@@ -14,7 +14,7 @@ NAMES = ("level3", "level4", "level5")
 
 def small(**arguments):
     pyramid = {"channels": 8, "gate_reduction": 2, **arguments.pop("pyramid", {})}
-    return METHODS["ap_cnn"](resnet("small", width=4), 3, **{"pyramid": pyramid, "hidden": 6, **arguments})
+    return METHODS["ap_cnn"](resnet("small", width=8), 3, **{"pyramid": pyramid, "hidden": 6, **arguments})
 
 
 def batch(n=4, size=(32, 32)):
@@ -299,7 +299,7 @@ def test_autocast_is_finite(dtype):
 
 @pytest.mark.parametrize(
     ("backbone", "channels", "size"),
-    [(vgg(11, width=8), 3, 32), (resnet(18, width=4), 3, 64), (lenet_pp(), 1, 28)],
+    [(vgg(11, width=8), 3, 32), (resnet(18, width=8), 3, 64), (lenet_pp(), 1, 28)],
 )
 def test_other_backbones(backbone, channels, size):
     method = METHODS["ap_cnn"](backbone, 3, pyramid={"channels": 4, "gate_reduction": 2}, hidden=4)

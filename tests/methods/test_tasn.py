@@ -10,7 +10,7 @@ from fgvc_lib.losses.distillation import distillation_loss
 from fgvc_lib.methods import METHODS
 from fgvc_lib.methods.tasn import RELEASED
 
-NET = {"backbone": "resnet", "depth": "small", "width": 4, "strides": [1, 1, 2]}
+NET = {"backbone": "resnet", "depth": "small", "width": 8, "strides": [1, 1, 2]}
 SMALL = {"attention": {"backbone": NET, "input_size": 16}, "input_size": 16}
 NO_DISTILLATION = {"distillation": {"weight": 0.0}}
 
@@ -35,7 +35,7 @@ ROWS = {
 
 def small(**arguments):
     attention = {**SMALL["attention"], **arguments.pop("attention", {})}
-    return METHODS["tasn"](resnet("small", width=4), 3, **{**SMALL, **arguments, "attention": attention})
+    return METHODS["tasn"](resnet("small", width=8), 3, **{**SMALL, **arguments, "attention": attention})
 
 
 def batch(n=4, size=(32, 32)):

@@ -18,7 +18,7 @@ from fgvc_lib.train import fit, load_trained, predict, trainer
 
 TINY: dict[str, dict[str, Any]] = {
     "ap_cnn": {"pyramid": {"channels": 8}, "hidden": 8},
-    "mutual_channel": {"xi": 2},
+    "mutual_channel": {"xi": 4},
     "tasn": {
         "attention": {"backbone": {"backbone": "resnet", "depth": "small", "width": 8}, "input_size": 32},
         "input_size": 32,

@@ -113,7 +113,7 @@ class TestRoiParts:
         assert points["level5/pointing"] == points["level5/pointing_elsewhere"] == 1
 
     def test_no_masks_or_no_truth_is_refused(self):
-        with pytest.raises(ValueError, match="masks are needed, such as those of method 'ap_cnn', got Written"):
+        with pytest.raises(ValueError, match="masks are needed, such as method 'ap_cnn' has, got Written"):
             roi_parts(Written(), two_images(), "cpu")
         bare = two_images()
         bare.test.parts.pop("discriminative")
