@@ -484,7 +484,7 @@ if dataset == "birds":
 # The gap between whole images and oracle crops is what *looking in the right place* could bring, at this budget. It is a bound for localization, not for everything: a better
 # classifier could read the marks better. And part of the gap is the hint that the choice of the crop gives.
 
-# %% tags=["table"]
+# %%
 on_photos = study.recorded("baseline", profile="photos")
 if on_photos["measured"].any():
     show_table(
@@ -886,7 +886,7 @@ show(
 )
 
 # %% [markdown]
-# ## Paper versus released code
+# ## Paper versus official implementation
 #
 # How the protocol of a paper and the one of its code can differ is best seen on a real log. The authors of MC-Loss {footcite:p}`chang2020devil` released, and later removed from the repository, the log of a ResNet-50 on CUB: 300 epochs, the test
 # set evaluated after each. Its script tests with `drop_last=True` in batches of 64.

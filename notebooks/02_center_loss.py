@@ -519,7 +519,7 @@ for name in both["features"]:
     )
 
 # %% [markdown]
-# ## Paper versus released code
+# ## Paper versus official implementation
 #
 # Center Loss has been copied many times, and the copies differ in ways that change what is trained. We run the
 # differences on one batch of 128 with 13 samples of a class, the usual count on ten classes.

@@ -857,7 +857,7 @@ show_table(
 )
 
 # %% [markdown]
-# ## Paper versus released code
+# ## Paper versus official implementation
 #
 # **Two ways to write the diversity.** The paper subtracts $\lambda h$; the code adds $\beta\,(1 - h/\xi)$, which is never negative. Written
 # out, $\alpha L_{dis} + \beta(1 - h/\xi)$ has the gradient of $\mu(L_{dis} - \lambda' h)$ for

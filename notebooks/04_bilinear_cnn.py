@@ -828,7 +828,7 @@ for row, network in trained.items():
 show_table(pd.DataFrame(lines), foot=f"{len(some)} test images. {live_line}")
 
 # %% [markdown]
-# ## Paper versus released code
+# ## Paper versus official implementation
 #
 # What is run by most is not the authors' MATLAB release but a PyTorch port. It differs from {eq}`eq-bcnn-pool` and {eq}`eq-bcnn-norm` in
 # ways that can be run.

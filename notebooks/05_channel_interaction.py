@@ -991,7 +991,7 @@ show_table(
 )
 
 # %% [markdown]
-# ## Paper versus released code
+# ## Paper versus official implementation
 #
 # The authors released nothing. The one public port that we know of reaches 85.34 on Caltech-UCSD Birds at 224 pixels (its results file), beside 87.5 in the paper at 448. It
 # differs from the formulae in its loss. We write its defects into a **deliberately wrong** loss, and hold it against checks that the library passes.

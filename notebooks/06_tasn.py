@@ -906,7 +906,7 @@ ax.set(
 )
 ax.set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
 ax.minorticks_off()
-if named:
+if ax.get_legend_handles_labels()[0]:
     ax.legend(fontsize=8)
 show(
     figure,
@@ -1166,7 +1166,7 @@ show_table(
 # %% [markdown]
 # The sampler needs no compiled extension: a running sum, a search, and `grid_sample`, all batched. The released code loops over images inside a CUDA kernel of its own, which no longer compiles with current torch.
 #
-# ## Paper versus released code
+# ## Paper versus official implementation
 #
 # The authors released an MXNet implementation, and an unfinished PyTorch port. They differ from the paper, and from each other. {py:data}`fgvc_lib.methods.tasn.RELEASED` holds the MXNet code's
 # choices as arguments.

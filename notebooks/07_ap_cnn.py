@@ -1103,7 +1103,7 @@ show_table(
 # A region that keeps the part in less area allows a larger zoom. The threshold sets the trade in WS-DAN; in AP-CNN it is the number and size
 # of the boxes, and one stray box at a corner is enough to make the union the whole image.
 #
-# ## Paper versus released code
+# ## Paper versus official implementation
 #
 # Published accuracies, where they could be confirmed:
 #
