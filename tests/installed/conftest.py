@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "fgvc-lib"
-LIGHT = ("torchmetrics", "lightning-utilities")
+LIGHT = ("pooch",)
 """What the library needs and Colab does not have; the rest of its requirements is there."""
 
 

@@ -20,7 +20,7 @@ from pipeline.sync import cell_id
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = project.chapters()
-ABSENT = ("fgvc-lib", "torchmetrics", "lightning-utilities")
+ABSENT = ("fgvc-lib", "pooch")
 AT_ONCE = 2
 
 # Notes every file that Python opens for writing, makes or renames, except below ALLOWED_FOLDER
@@ -105,7 +105,7 @@ def test_a_chapter_runs_as_on_colab(runs, chapter):
     run = runs[chapter].result()
     assert run.done.returncode == 0, run.done.stderr[-3000:]
 
-    assert set(run.environment.own()) == {"fgvc-lib", "torchmetrics", "lightning-utilities"}  # light, and all of it
+    assert set(run.environment.own()) == {"fgvc-lib", "pooch"}  # light, and all of it
     assert problems(chapter, run.clean, run.executed) == []
     assert not run.log.exists(), f"written elsewhere: {run.log.read_text()}"
     # in the home: caches
@@ -159,7 +159,7 @@ class TestInstallCell:
         own = environment.own()
         assert own.pop("torch") == "2.11.0+cu128"
         assert own.pop("torchvision") == "0.26.0+cu128"
-        assert set(own) == {"fgvc-lib", "torchmetrics", "lightning-utilities"}
+        assert set(own) == {"fgvc-lib", "pooch"}
 
     def test_an_install_that_fails_says_so(self, make_environment, script, tmp_path):
         environment = make_environment(without=ABSENT)
