@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model, model_validator
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-"""Nothing is converted but an int to a float: ``"3"`` is no int, and 1 is no bool."""
+"""An int may stand for a float, but ``"3"`` is no int, and 1 is no bool."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -66,7 +66,7 @@ def export(method: Method, info: Info, path: str | Path, *, rtol: float = 1e-3, 
 
     Args:
         method: any method of this library.
-        info: that came with it from :func:`fgvc_lib.train.load_trained`.
+        info: that came with it from :func:`fgvc_lib.train.model.load_trained`.
         path: ends in ``.pt2`` or ``.onnx``; ONNX needs the packages of ``pip install fgvc-lib[export]``.
         rtol, atol: of the comparison; convolutions of other libraries sum in another order.
 

@@ -1,7 +1,7 @@
 """What a chapter asks for, read off its own cells.
 
 The cell tagged ``parameters`` and the cells tagged ``setup`` (imports, functions that make configurations) and
-``experiment`` (calls of :meth:`fgvc_study.Study.run` and :meth:`~fgvc_study.Study.live`) are executed, with a study
+``experiment`` (calls of :meth:`fgvc_study.study.Study.run` and :meth:`~fgvc_study.study.Study.live`) are executed, with a study
 that notes what it is asked for and trains nothing. The rest of the chapter is not needed for that.
 """
 
@@ -78,7 +78,7 @@ def read(chapter: str, parameters: Mapping[str, Any] | None = None) -> Plan:
 
 
 def missing(chapter: str, plan: Plan) -> Iterator[dict[str, Any]]:
-    """The runs of a plan without a record, each once, as plain data that :func:`run_lines` takes."""
+    """The runs of a plan without a record, each once, as plain data that ``train`` takes."""
     seen = set[str]()
     for experiment in plan.experiments.values():
         for variant, configs in experiment.variants.items():

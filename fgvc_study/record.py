@@ -39,7 +39,7 @@ class Record:
         id: hash of the configuration, seed included; 16 hex digits.
         chapter: the chapter that asked for it first; others may show it too.
         config: what was run, as plain data.
-        revision: of the method's numbers (:attr:`fgvc_lib.methods.Method.revision`) when it ran.
+        revision: of the method's numbers (``Method.revision``) when it ran.
         dataset: ``name``, ``fingerprint`` and the number of images in each split.
         history: one mapping per epoch.
         final: name → number, on the last epoch's weights; metrics as ``<metric>/<key>``.

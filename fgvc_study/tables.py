@@ -63,7 +63,7 @@ def summarize(runs: pd.DataFrame, columns: Mapping[str, str | tuple[str, float, 
     """One line for each variant of an experiment, in order: its name, mean ± standard deviation over seeds, seeds.
 
     Args:
-        runs: a row a run, as :meth:`fgvc_study.Study.run` gives it.
+        runs: a row a run, as :meth:`fgvc_study.study.Study.run` gives it.
         columns: heading → column of ``runs``, a fraction shown in percent; or ``(column, scale, digits)``. A column
             that no run has is left out.
         label: the heading of the variants.

@@ -32,7 +32,7 @@ class Output(NamedTuple):
 
     @property
     def loss(self) -> Tensor:
-        """The sum of the terms, a scalar: float32, or float64 where the method is."""
+        """The sum of the terms, a scalar in float32, or in float64 where the method is."""
         if not self.terms:
             raise ValueError("this output has no loss terms: call the method in training mode with labels to get some")
         terms = torch.stack(list(self.terms.values()))

@@ -28,7 +28,7 @@ def position_of_pixel(positions: int, side: int, *, center: float | None = None)
         positions: of the map along the axis.
         side: pixels of the image along it.
         center: :math:`x_0`, where the first position's receptive field is centered, as in
-            :attr:`fgvc_lib.backbones.Backbone.centers`: 0.5 for a ResNet, whose maps look half a stride further up
+            ``Backbone.centers``: 0.5 for a ResNet, whose maps look half a stride further up
             and left than the squares that are usually drawn. None for those squares, s / 2.
 
     Returns:
