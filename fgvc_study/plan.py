@@ -1,8 +1,8 @@
 """What a chapter asks for, read off its own cells.
 
 The cell tagged ``parameters`` and the cells tagged ``setup`` (imports, functions that make configurations) and
-``experiment`` (calls of :meth:`fgvc_study.study.Study.run` and :meth:`~fgvc_study.study.Study.live`) are executed, with a study
-that notes what it is asked for and trains nothing. The rest of the chapter is not needed for that.
+``experiment`` (calls of :meth:`~fgvc_study.study.Study.run` and :meth:`~fgvc_study.study.Study.live`) are executed,
+with a study that notes what it is asked for and trains nothing. The rest of the chapter is not needed for that.
 """
 
 from __future__ import annotations
