@@ -6,7 +6,7 @@ This file needs torch only. In your own loop, with ``features`` the map ``(B, N,
     loss = cross_entropy(logits, labels) + sum(mutual_channel(features, labels).values())
 
 Everything here is differentiable any number of times, and works under ``torch.compile`` (draw the mask outside) and
-``torch.func``. :class:`fgvc_lib.methods.mutual_channel.MutualChannel` trains with the same numbers from a kernel that
+``torch.func``. :class:`~fgvc_lib.methods.mutual_channel.MutualChannel` trains with the same numbers from a kernel that
 keeps a byte where autograd keeps maps.
 """
 
