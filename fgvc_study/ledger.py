@@ -26,7 +26,7 @@ import yaml
 
 from fgvc_study import folders
 from fgvc_study.experiment import table
-from fgvc_study.record import Record, find, run_id
+from fgvc_study.record import Record, find_all
 from fgvc_study.statistics import paired
 from fgvc_study.tables import frame
 
@@ -147,7 +147,7 @@ def recorded(experiment: str) -> tuple[pd.DataFrame, dict[str, Record]]:
         asked = table(profile, chapter).get(name)
         if asked is not None:
             known = True
-            records = {run_id(config): record for config in asked.configs() if (record := find(config))}
+            records = find_all(asked.configs())
             if records:
                 return frame(asked, records), records
     if not known:

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -128,6 +128,11 @@ def find(config: Config) -> Record | None:
         for path in sorted(place.glob(f"*/{name}")):
             return read(path)
     return None
+
+
+def find_all(configs: Iterable[Config]) -> dict[str, Record]:
+    """Id → record, of the runs that have one."""
+    return {run_id(config): record for config in configs if (record := find(config))}
 
 
 def write(record: Record, place: Path, arrays: Mapping[str, np.ndarray] | None = None) -> Record:

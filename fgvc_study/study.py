@@ -18,7 +18,7 @@ from fgvc_lib.config import Config
 from fgvc_lib.data import ImageData
 from fgvc_study import experiment as asked
 from fgvc_study.experiment import Experiment
-from fgvc_study.record import Record, find, run_id
+from fgvc_study.record import Record, find, find_all
 from fgvc_study.tables import frame, provenance_line
 from fgvc_study.training import Trained, announce, is_measured, measure, train_or_load
 
@@ -150,6 +150,6 @@ class Study:
     def _frame(self, experiment: Experiment) -> pd.DataFrame:
         found = {}
         if asked.collecting is None:
-            found = {run_id(config): record for config in experiment.configs() if (record := find(config))}
+            found = find_all(experiment.configs())
         self._records |= found
         return frame(experiment, found)
