@@ -36,7 +36,13 @@ class Config(BaseModel):
             these steps.
         batch_size: images per optimizer step, over all processes and micro-batches.
         grad_accum_steps: micro-batches per optimizer step.
-        lr, momentum, weight_decay: of SGD; a phase's ``lr_scale`` multiplies ``lr``.
+        optimizer: ``sgd``, or ``adamw``, whose ``momentum`` is β₁.
+        lr, momentum, weight_decay: of the optimizer; a phase's ``lr_scale`` multiplies ``lr``.
+        norm_weight_decay: of norms and biases; None for ``weight_decay`` there too, 0 for none.
+        backbone_lr_scale: factor on the rate of the backbones, which pretrained weights need smaller than new layers.
+        layer_decay: a further factor on every stage below the last, once for each step down.
+        frozen_stages: the first so many stages of the backbones are not trained.
+        norm_eval: the backbones' BatchNorms keep the statistics that they came with.
         schedule: ``cosine`` to zero over each phase, ``step`` (times ``gamma`` at each of ``milestones``, fractions of
             the run), or ``constant``.
         milestones, gamma: of the step schedule.
@@ -65,9 +71,15 @@ class Config(BaseModel):
     max_steps: int | None = Field(None, ge=1)
     batch_size: int = Field(64, ge=1)
     grad_accum_steps: int = Field(1, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.1, ge=0)
     momentum: Fraction = 0.9
     weight_decay: float = Field(5e-4, ge=0)
+    norm_weight_decay: float | None = Field(None, ge=0)
+    backbone_lr_scale: float = Field(1.0, ge=0)
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    frozen_stages: int = Field(0, ge=0)
+    norm_eval: bool = False
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     milestones: Annotated[tuple[float, ...], Strict(False)] = (0.5, 0.75)  # a list will do
     gamma: float = 0.1

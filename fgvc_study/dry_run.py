@@ -20,9 +20,10 @@ import torch
 from torch import nn
 from torchvision import models
 
+from fgvc_lib.backbones.weights import packaged
 from fgvc_lib.config import Config
 from fgvc_lib.data import load
-from fgvc_lib.data.cub200 import cub_files
+from fgvc_lib.data.cub200 import cub100_files, cub_files
 from fgvc_lib.data.files import Files, select
 from fgvc_lib.data.image_folder import folder_files
 from fgvc_lib.data.real import aircraft_files, cars_files, flowers_files, pets_files
@@ -30,6 +31,7 @@ from fgvc_study.estimate import Shape, estimate
 
 LISTINGS: dict[str, Callable[..., Files]] = {
     "cub": cub_files,
+    "cub100": cub100_files,
     "cars": cars_files,
     "aircraft": aircraft_files,
     "flowers": flowers_files,
@@ -41,6 +43,7 @@ LISTINGS: dict[str, Callable[..., Files]] = {
 
 OFFICIAL = {
     "cub": Shape(200, 5994, 5794),
+    "cub100": Shape(100, 2999, 2903),
     "cars": Shape(196, 8144, 8041),
     "aircraft": Shape(100, 6667, 3333),
     "flowers": Shape(102, 2040, 6149),
@@ -162,8 +165,17 @@ def _sha256(path: Path) -> str:
 
 
 def missing_weights(names: Sequence[str]) -> Iterator[str]:
-    """A sentence for each of torchvision's ImageNet weights that are not in ``TORCH_HOME``, or are damaged there."""
+    """A sentence for each of the ImageNet weights that are not here, or are damaged."""
     for name in names:
+        kind, _, network = name.partition(" ")
+        if kind == "timm":
+            if packaged(network) is None:
+                yield f"weights: the first run fetches those of timm's {network} from its hub"
+            continue
+        if kind == "file":
+            if not Path(network).expanduser().is_file():
+                yield f"weights: {network} is not there"
+            continue
         url = models.get_model_weights(name)["IMAGENET1K_V1"].url
         path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
         if not path.is_file():
@@ -173,12 +185,20 @@ def missing_weights(names: Sequence[str]) -> Iterator[str]:
 
 
 def _without_pretrained(config: Config) -> tuple[Config, list[str]]:
-    """The configuration with nothing ``pretrained``, however deep, and torchvision's names of what it asked for."""
+    """The configuration with nothing ``pretrained``, however deep, and what it asked for.
+
+    That is torchvision's name of a network, ``timm`` and timm's, or ``file`` and a path.
+    """
     names: list[str] = []
 
     def strip(settings: Mapping[str, Any], backbone: str) -> dict[str, Any]:
         backbone = settings.get("backbone", backbone)
-        if settings.get("pretrained"):
+        pretrained = settings.get("pretrained")
+        if isinstance(pretrained, str):
+            names.append(f"file {pretrained}")
+        elif pretrained and backbone == "timm":
+            names.append(f"timm {settings['name']}")
+        elif pretrained:
             plain = backbone == "vgg" and settings.get("batch_norm", True)
             names.append(f"{backbone}{settings['depth']}{'_bn' * plain}")
         left = {key: value for key, value in settings.items() if key != "pretrained"}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fgvc_lib.backbones import BACKBONES
 from fgvc_lib.config import Config
 from fgvc_study.experiment import vary
 
@@ -15,7 +16,8 @@ def network(name: str, *, pretrained: bool = False) -> dict[str, Any]:
 
     Args:
         name: ``"small"``, three stages of one residual block for 64 px images on a CPU; ``"resnet50"``, ``"vgg16"``,
-            ``"vgg16_bn"`` and their like from torchvision; or any other key of :data:`fgvc_lib.backbones.BACKBONES`.
+            ``"vgg16_bn"`` and their like from torchvision; another key of :data:`fgvc_lib.backbones.BACKBONES`; else
+            timm's name of a network.
         pretrained: start from ImageNet weights.
     """
     weights = {"pretrained": True} if pretrained else {}
@@ -25,7 +27,9 @@ def network(name: str, *, pretrained: bool = False) -> dict[str, Any]:
         return {"backbone": "resnet", "backbone_args": {"depth": int(found[1])} | weights}
     if found := re.fullmatch(r"vgg(\d+)(_bn)?", name):
         return {"backbone": "vgg", "backbone_args": {"depth": int(found[1]), "batch_norm": bool(found[2])} | weights}
-    return {"backbone": name, "backbone_args": weights}
+    if name in BACKBONES:
+        return {"backbone": name, "backbone_args": weights}
+    return {"backbone": "timm", "backbone_args": {"name": name} | weights}
 
 
 def configuration(

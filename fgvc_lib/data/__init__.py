@@ -7,7 +7,7 @@ from typing import Any
 from urllib.error import URLError
 
 from fgvc_lib.config import check_arguments
-from fgvc_lib.data.cub200 import cub
+from fgvc_lib.data.cub200 import cub, cub100
 from fgvc_lib.data.dataset import ImageData, Split
 from fgvc_lib.data.handwritten import digits, mnist
 from fgvc_lib.data.image_folder import cars196_crops, folder
@@ -21,6 +21,7 @@ DATASETS: dict[str, Callable[..., ImageData]] = {
     "digits": digits,
     "mnist": mnist,
     "cub": cub,
+    "cub100": cub100,
     "cars": cars,
     "cars196_crops": cars196_crops,
     "aircraft": aircraft,

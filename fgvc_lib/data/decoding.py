@@ -16,7 +16,7 @@ from PIL import Image
 from fgvc_lib.data.augment import AUGMENTATIONS
 from fgvc_lib.data.cache import cached, open_array
 from fgvc_lib.data.dataset import ImageData, Split
-from fgvc_lib.data.files import Files, Item, select
+from fgvc_lib.data.files import Classes, Files, Item, select
 from fgvc_lib.data.images import BadImage, read_image, square
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,7 +28,7 @@ def decode_all(
     *,
     image_size: int = 224,
     resize: int | None = None,
-    classes: int | None = None,
+    classes: Classes | None = None,
     per_class: int | None = None,
     val_fraction: float = 0.1,
     seed: int = 0,
@@ -98,8 +98,10 @@ def decode_all(
 
 
 def load_square(item: Item, *, resize: int, side: int, upright: bool) -> tuple[Image.Image, tuple[int, int]]:
-    """The image resized to a square of ``resize``, cut to its center of ``side``; and the file's width and height."""
+    """The image resized to a square of ``resize``, cut to its center of ``side``; and the width and height it had."""
     image = read_image(item.path, upright=upright)
+    if item.crop is not None:
+        image = image.crop(item.crop)
     offset = (resize - side) // 2
     return square(image, resize).crop((offset, offset, offset + side, offset + side)), image.size
 
@@ -115,7 +117,8 @@ def _fingerprint(files: Files, settings: dict[str, int | bool]) -> str:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for (name, item), ends in zip(items, pool.map(lambda pair: _ends(pair[1].path), items), strict=True):
             points = b"" if item.points is None else item.points.tobytes()
-            seen.update(f"{name}\0{item.key}\0{item.label}\0{item.box}\0".encode() + points + ends)
+            crop = "" if item.crop is None else f"{item.crop}\0"
+            seen.update(f"{name}\0{item.key}\0{item.label}\0{item.box}\0{crop}".encode() + points + ends)
     return seen.hexdigest()[:16]
 
 

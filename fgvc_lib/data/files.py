@@ -26,8 +26,9 @@ class Item:
         path: where it is.
         key: its name inside the set, the same on every machine.
         label: class index.
-        box: x1 y1 x2 y2 of the object in pixels of the file.
-        points: ``(P, 2)`` x y of the part points in pixels of the file, NaN where not visible.
+        box: x1 y1 x2 y2 of the object in pixels of the file, or of ``crop``.
+        points: ``(P, 2)`` x y of the part points in pixels of the file, or of ``crop``, NaN where not visible.
+        crop: x1 y1 x2 y2, whole pixels, of the part of the file that is used; None for all of it.
     """
 
     path: Path
@@ -35,13 +36,15 @@ class Item:
     label: int
     box: tuple[float, float, float, float] | None = None
     points: np.ndarray | None = None
+    crop: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a set: ``train`` and ``test`` as its authors split them, ``val`` empty until :func:`select`.
+    """The files of a set: ``train`` and ``test`` as its authors split them, ``val`` where they did, or :func:`select`.
 
-    ``upright`` says whether EXIF orientation is applied, ``part_names`` names the points.
+    ``upright`` says whether EXIF orientation is applied, ``part_names`` names the points, and ``numbers`` are the
+    classes' official ones, by default from 1.
     """
 
     name: str
@@ -51,6 +54,11 @@ class Files:
     val: Sequence[Item] = ()
     part_names: tuple[str, ...] = ()
     upright: bool = True
+    numbers: Sequence[int] = ()
+
+
+Classes = int | str | Sequence[int | str]
+"""Which classes to keep: the first so many; a list of names or official numbers; or a file with one of these a line."""
 
 
 class Options(TypedDict, total=False):
@@ -58,7 +66,7 @@ class Options(TypedDict, total=False):
 
     image_size: int
     resize: int | None
-    classes: int | None
+    classes: Classes | None
     per_class: int | None
     val_fraction: float
     seed: int
@@ -80,28 +88,68 @@ def data_root(root: str | Path = "") -> Path:
 
 
 def select(
-    files: Files, *, classes: int | None = None, per_class: int | None = None, val_fraction: float = 0.1, seed: int = 0
+    files: Files,
+    *,
+    classes: Classes | None = None,
+    per_class: int | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
 ) -> Files:
     """Hold validation images out of the training images, and cut the set down for small runs.
 
     Args:
-        files: the whole set.
-        classes: keep the first so many classes; None for all.
+        files: the whole set; validation images that its authors chose stay as they are.
+        classes: keep these only, in the order of the set: the first so many, a list of names or official numbers, or
+            the name of a file with one of them a line; None for all.
         per_class: training images to keep per class, after validation is held out; None for all.
         val_fraction: of each class's training images to hold out, see :func:`fgvc_lib.data.splits.hold_out`.
         seed: of both choices.
+
+    Raises:
+        ValueError: classes that the set does not have.
+        FileNotFoundError: the file of classes is not there.
     """
-    count = len(files.classes)
-    if classes is not None and not 1 <= classes <= count:
-        raise ValueError(f"{files.name} has {count} classes, got classes={classes}")
-    count = count if classes is None else classes
-    train = [item for item in files.train if item.label < count]
+    chosen = range(len(files.classes)) if classes is None else _positions(files, classes)
+    label = {old: new for new, old in enumerate(chosen)}
+
+    def keep(items: Sequence[Item]) -> list[Item]:
+        return [dataclasses.replace(item, label=label[item.label]) for item in items if item.label in label]
+
+    train, val, test = keep(files.train), keep(files.val), keep(files.test)
     keys, labels = [item.key for item in train], torch.tensor([item.label for item in train], dtype=torch.long)
-    kept, held = hold_out(keys, labels, fraction=val_fraction, seed=seed)
-    val = [train[i] for i in held.tolist()]
-    train = [train[i] for i in kept.tolist()]
+    if not val:
+        kept, held = hold_out(keys, labels, fraction=val_fraction, seed=seed)
+        val = [train[i] for i in held.tolist()]
+        train = [train[i] for i in kept.tolist()]
+        labels = labels[kept]
     if per_class is not None:
-        chosen = take_per_class([item.key for item in train], labels[kept], count=per_class, seed=seed)
-        train = [train[i] for i in chosen.tolist()]
-    test = [item for item in files.test if item.label < count]
-    return dataclasses.replace(files, classes=files.classes[:count], train=train, val=val, test=test)
+        few = take_per_class([item.key for item in train], labels, count=per_class, seed=seed)
+        train = [train[i] for i in few.tolist()]
+    return dataclasses.replace(files, classes=tuple(files.classes[i] for i in chosen), train=train, val=val, test=test)
+
+
+def _positions(files: Files, classes: Classes) -> list[int]:
+    """The places of ``classes`` in ``files.classes``, ascending."""
+    count = len(files.classes)
+    if isinstance(classes, int):
+        if not 1 <= classes <= count:
+            raise ValueError(f"{files.name} has {count} classes, got classes={classes}")
+        return list(range(classes))
+    if isinstance(classes, str):
+        path = Path(classes).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is not there: classes must be a number, a list, or a file with a class a line"
+            )
+        classes = [line.strip() for line in path.read_text(encoding="utf8").splitlines() if line.strip()]
+    place: dict[int | str, int] = {name: i for i, name in enumerate(files.classes)}
+    for i, number in enumerate(files.numbers or range(1, count + 1)):
+        place[number] = place.setdefault(str(number), i)
+    unknown = [wanted for wanted in classes if wanted not in place]
+    if unknown or not classes:
+        raise ValueError(
+            f"{files.name} has no class {unknown[0]!r}: its classes are {', '.join(files.classes[:3])} …"
+            if unknown
+            else f"classes must name at least one class of {files.name}, got an empty list"
+        )
+    return sorted({place[wanted] for wanted in classes})

@@ -7,7 +7,6 @@ one pool, from which validation is held out per class.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -43,7 +42,9 @@ def aircraft(*, root: str = "", download: bool = False, **options: Unpack[Option
     return decode_all(aircraft_files(root=root, download=download), **options)
 
 
-def flowers(*, root: str = "", download: bool = False, **options: Unpack[Options]) -> ImageData:
+def flowers(
+    *, root: str = "", download: bool = False, official_val: bool = False, **options: Unpack[Options]
+) -> ImageData:
     """Oxford Flowers-102 (Nilsback and Zisserman, ICVGIP 2008): 102 classes.
 
     2,040 training (``train`` and ``val``) and 6,149 test images.
@@ -51,9 +52,10 @@ def flowers(*, root: str = "", download: bool = False, **options: Unpack[Options
     Args:
         root: folder that holds ``flowers-102``; relative to ``FGVC_DATA`` unless absolute.
         download: fetch it (345 MB) through torchvision if it is not there.
+        official_val: train on the 1,020 images of the official ``train`` alone and validate on the 1,020 of ``val``.
         **options: see :func:`fgvc_lib.data.decoding.decode_all`.
     """
-    return decode_all(flowers_files(root=root, download=download), **options)
+    return decode_all(flowers_files(root=root, download=download, official_val=official_val), **options)
 
 
 def pets(*, root: str = "", download: bool = False, **options: Unpack[Options]) -> ImageData:
@@ -91,14 +93,16 @@ def aircraft_files(*, root: str = "", download: bool = False) -> Files:
     return _files("aircraft", train.classes, base / name, *pairs)
 
 
-def flowers_files(*, root: str = "", download: bool = False) -> Files:
+def flowers_files(*, root: str = "", download: bool = False, official_val: bool = False) -> Files:
     """The listing of Flowers-102."""
     base, name = data_root(root), "flowers-102"
     splits = tuple({"split": split} for split in ("train", "val", "test"))
     sets = open_torchvision("Flowers102", base, name, splits, download=download)
-    train, val, test = (zip(split._image_files, split._labels, strict=True) for split in sets)
+    train, val, test = (list(zip(split._image_files, split._labels, strict=True)) for split in sets)
     classes = [f"flower {i + 1:03d}" for i in range(102)]
-    return _files("flowers", classes, base / name, itertools.chain(train, val), test)
+    if official_val:
+        return _files("flowers", classes, base / name, train, test, val)
+    return _files("flowers", classes, base / name, train + val, test)
 
 
 def pets_files(*, root: str = "", download: bool = False) -> Files:
@@ -132,9 +136,9 @@ def open_torchvision(
 
 
 def _files(name: str, classes: Sequence[str], folder: Path, *splits: Iterable[tuple[str | Path, int]]) -> Files:
-    """The listing from the paths and labels of the training and the test images."""
-    train, test = (
+    """The listing from the paths and labels of the training, the test and, where official, the validation images."""
+    train, test, *val = (
         [Item(Path(path), Path(path).relative_to(folder).as_posix(), int(label)) for path, label in split]
         for split in splits
     )
-    return Files(name, tuple(classes), train, test)
+    return Files(name, tuple(classes), train, test, val[0] if val else ())

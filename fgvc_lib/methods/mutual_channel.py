@@ -13,7 +13,7 @@ from fgvc_lib.layers.head import bn_elu_head, linear_head
 from fgvc_lib.losses._mutual_channel_kernel import FastMutualChannelLoss
 from fgvc_lib.losses.mutual_channel import CrossChannel, Weighting, channel_groups
 from fgvc_lib.losses.pairwise_confusion import pairwise_confusion
-from fgvc_lib.methods.base import Method, Output, Phase
+from fgvc_lib.methods.base import Method, Output
 
 
 class MutualChannel(Method):
@@ -34,7 +34,6 @@ class MutualChannel(Method):
     ξ        ``xi``                 None       3 from scratch, paper and official; None: whatever the channels give
     \        ``head``               "bn_elu"   BN, FC, BN, ELU, FC as official; "linear" to see what the head does
     \        ``pool``               "max"      the official ResNet's; "grid" its VGG's; "avg"
-    \        ``backbone_lr_scale``  1          from scratch; 0.1 official for a pretrained backbone
     =======  =====================  =========  =======================================================================
 
     Args:
@@ -51,7 +50,6 @@ class MutualChannel(Method):
         hidden: width of the ``"bn_elu"`` head.
         pool: global ``"max"`` or ``"avg"``, or ``"grid"``: 2 × 2 max-pooling and all that is left, flattened.
         map_size: ``(h, w)`` of F; needed for ``"grid"`` alone, whose head depends on it.
-        backbone_lr_scale: factor on the learning rate of the backbone.
 
     Output: ``terms`` ``ce``; unless μ = 0 ``dis`` and ``div`` (negative: −μ λ L_div); unless its weight is 0
     ``confusion``; ``maps`` ``features`` ``(B, N, h, w)`` and, in evaluation, ``attention`` ``(B, ξ, h, w)``, the
@@ -75,7 +73,6 @@ class MutualChannel(Method):
         hidden: int = 512,
         pool: Literal["max", "avg", "grid"] = "max",
         map_size: tuple[int, int] | None = None,
-        backbone_lr_scale: float = 1.0,
     ) -> None:
         super().__init__()
         channels = backbone.out_channels
@@ -99,7 +96,6 @@ class MutualChannel(Method):
         self.confusion = confusion
         self.pool = pool
         self.map_size = None if map_size is None else tuple(map_size)
-        self.backbone_lr_scale = backbone_lr_scale
         self.mutual_channel = FastMutualChannelLoss(
             num_classes, mu=mu, lam=lam, drop=drop, cross_channel=cross_channel, weighting=weighting, parts=parts
         )
@@ -124,11 +120,6 @@ class MutualChannel(Method):
         if self.confusion > 0:
             terms["confusion"] = self.confusion * pairwise_confusion(logits, labels)
         return Output(logits, terms, maps)
-
-    def phases(self) -> list[Phase]:
-        """One phase; the backbone at its own rate."""
-        backbone = {"params": list(self.backbone.parameters()), "lr_scale": self.backbone_lr_scale}
-        return [Phase([backbone, {"params": list(self.head.parameters())}])]
 
     def _pooled(self, features: Tensor) -> Tensor:
         if self.pool == "avg":

@@ -5,10 +5,11 @@ Without a process group every function is the identity, so that the loop has no 
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -55,6 +56,15 @@ def total(values: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
+
+
+def sync_batchnorm(module: nn.Module) -> nn.Module:
+    """``module`` with BatchNorms that normalize over all processes; timm's, which hold their activation, by timm."""
+    if any(type(layer).__module__.startswith("timm.") for layer in module.modules()):
+        convert = importlib.import_module("timm.layers").convert_sync_batchnorm
+    else:
+        convert = nn.SyncBatchNorm.convert_sync_batchnorm
+    return cast(nn.Module, convert(module))
 
 
 def copy_buffers(module: nn.Module) -> None:

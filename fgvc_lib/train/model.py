@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fgvc_lib import __version__
-from fgvc_lib.backbones import BACKBONES
+from fgvc_lib.backbones import BACKBONES, Backbone
 from fgvc_lib.config import Config, check_arguments
 from fgvc_lib.data import ImageData
 from fgvc_lib.methods import METHODS, Method
@@ -41,7 +41,11 @@ def build(config: Config, data: ImageData) -> Method:
     Raises:
         ValueError: an unknown method or backbone, or arguments that it does not take.
     """
-    return build_for(config, num_classes=len(data.classes), channels=len(data.mean), image_size=data.image_size)
+    method = build_for(config, num_classes=len(data.classes), channels=len(data.mean), image_size=data.image_size)
+    for module in method.modules():
+        if isinstance(module, Backbone):
+            module.expect(data.mean, data.std)
+    return method
 
 
 def build_for(config: Config, *, num_classes: int, channels: int, image_size: int) -> Method:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from fgvc_lib.backbones import Backbone
 from fgvc_lib.config import Config
 from fgvc_lib.methods import Method, Phase
 
@@ -62,32 +64,71 @@ def learning_rate(config: Config, stretch: Stretch, step: int, total: int) -> fl
     return config.lr * factor
 
 
-def start_phase(method: Method, phase: Phase, config: Config) -> torch.optim.SGD:
-    """Freeze what is in no group of ``phase`` and make the optimizer of the rest.
+def start_phase(method: Method, phase: Phase, config: Config) -> torch.optim.Optimizer:
+    """Freeze what is in no group of ``phase``, or by ``config``, and make the optimizer of the rest.
 
     Raises:
-        ValueError: a group without parameters, or with a key that no SGD group has.
+        ValueError: a group without parameters, or with a key that no group of the optimizer has; more frozen stages
+            than there are.
     """
-    groups = []
+    factors = _backbone_factors(method, config)
+    groups: dict[tuple[int, float, bool], dict[str, Any]] = {}
     trained: set[int] = set()
-    for group in phase.groups:
+    for index, group in enumerate(phase.groups):
         settings = dict(group)
         params = list(settings.pop("params"))
         scale = settings.pop("lr_scale", 1.0)
-        trained |= {id(p) for p in params}
-        groups.append({"params": params, "lr": config.lr * scale, "lr_scale": scale, **settings})
+        for parameter in params:
+            factor = factors.get(id(parameter), 1.0)
+            if factor is None:  # frozen
+                continue
+            trained.add(id(parameter))
+            norm = config.norm_weight_decay is not None and parameter.ndim <= 1
+            same = groups.setdefault((index, factor, norm), {"params": [], "lr_scale": scale * factor, **settings})
+            same["params"].append(parameter)
+            same["lr"] = config.lr * same["lr_scale"]
+            if norm:
+                same["weight_decay"] = config.norm_weight_decay
     if not trained:
         raise ValueError(f"phase {phase.name!r} has no parameters to train")
     for parameter in method.parameters():
         parameter.requires_grad_(id(parameter) in trained)
         parameter.grad = None
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    found = list(groups.values())
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(found, lr=config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay)
+    return torch.optim.SGD(found, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
-def train_mode(method: nn.Module) -> None:
-    """Training mode, except for modules whose parameters are all frozen: their BatchNorm keeps its statistics."""
+def _backbone_factors(method: Method, config: Config) -> dict[int, float | None]:
+    """The factor on the learning rate of each parameter of a backbone, by ``id``; None where it is frozen."""
+    factors: dict[int, float | None] = {}
+    for backbone in (module for module in method.modules() if isinstance(module, Backbone)):
+        count = len(backbone.stages)
+        if config.frozen_stages > count:
+            raise ValueError(
+                f"frozen_stages must be at most {count}, the backbone's stages, got {config.frozen_stages}"
+            )
+        for i, name in enumerate(backbone.stages):
+            factor = config.backbone_lr_scale * config.layer_decay ** (count - 1 - i)
+            for parameter in backbone.blocks[name].parameters():
+                factors[id(parameter)] = None if i < config.frozen_stages else factor
+    return factors
+
+
+def train_mode(method: nn.Module, *, norm_eval: bool = False) -> None:
+    """Training mode, except for modules whose parameters are all frozen: their BatchNorm keeps its statistics.
+
+    Args:
+        method: put into training mode.
+        norm_eval: the BatchNorms of the backbones keep theirs too.
+    """
     method.train()
     for module in method.modules():
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             module.eval()
+        if norm_eval and isinstance(module, Backbone):
+            for layer in module.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.eval()

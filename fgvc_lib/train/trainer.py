@@ -173,7 +173,7 @@ class Trainer:
         # the method and its averaged copy
         method = build(config, data).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if world > 1 and device.type == "cuda":
-            method = nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
+            method = distributed.sync_batchnorm(method)
         self.method = cast(Method, method)
         seed_everything(config.seed + self.rank)  # for what draws from the global generators, such as dropout
         self.method.seed(config.seed, self.rank)
@@ -232,7 +232,7 @@ class Trainer:
     def train_epoch(self, bar: ProgressBar) -> bool:
         """Train to the end of the epoch; whether the run was told to stop at its last step."""
         epoch, done = divmod(self.at.step, len(self.loader))
-        train_mode(self.method)
+        train_mode(self.method, norm_eval=self.config.norm_eval)
         clock = time.perf_counter()
         stopping = False
         for images, labels, _ in self.loader.epoch(epoch, start=done):
@@ -267,7 +267,7 @@ class Trainer:
         if self.saved is not None and self.saved["run"]["phase"] == self.stretch.index:
             self.optimizer.load_state_dict(self.saved["optimizer"])
         self.saved, self.at.phase = None, self.stretch.index
-        train_mode(self.method)
+        train_mode(self.method, norm_eval=self.config.norm_eval)
         self.model = cast(nn.Module, torch.compile(self.method)) if self.config.compile else self.method
         if distributed.world_size() > 1:
             self.model = DistributedDataParallel(self.model, broadcast_buffers=False)

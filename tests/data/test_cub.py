@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_lib.data import load
+from fgvc_lib.data import cub200, load
 from fgvc_lib.data.files import data_root
 
 
@@ -52,6 +52,77 @@ def test_official_split_labels_boxes_points(root):
         assert split.parts["object_boxes"].tolist() == [[2, 2, 12, 12]] * len(split)  # 20 × 10 → 20 × 20
         assert split.parts["points"][:, 0].tolist() == [[10, 10]] * len(split)
         assert np.isnan(split.parts["points"][:, 1]).all()
+
+
+def test_a_box_is_cut_out_and_its_points_move_with_it(root):
+    whole = load("cub", root=str(root), image_size=20, val_fraction=0.0)
+    image = Image.new("L", (20, 10), 0)
+    image.paste(200, (2, 1, 12, 6))  # the box is bright, the rest is not
+    for path in (root / "CUB_200_2011" / "images").rglob("*.png"):
+        image.save(path)
+    data = load("cub", root=str(root), image_size=20, val_fraction=0.0, crop="box")
+    assert (data.train.images == 200).all()
+    assert data.train.parts["object_boxes"].tolist() == [[0, 0, 20, 20]] * 4
+    assert data.train.parts["points"][:, 0].tolist() == [[16, 16]] * 4  # (10 - 2) · 20/10, (5 - 1) · 20/5
+    assert data.fingerprint != whole.fingerprint
+
+
+def test_classes_by_name_by_official_number_and_from_a_file(root, tmp_path):
+    (tmp_path / "classes").write_text("Red bird\n")
+    for wanted in (["Red bird"], [2], ["2"], str(tmp_path / "classes")):
+        data = load("cub", root=str(root), image_size=8, classes=wanted)
+        assert data.classes == ("Red bird",)
+        assert set(data.test.images[:, 0, 0, 0].tolist()) == {60, 80}
+        assert data.test.labels.tolist() == [0, 0]
+    assert load("cub", root=str(root), image_size=8, classes=["Red bird", "Blue bird"]).classes[0] == "Blue bird"
+    with pytest.raises(ValueError, match="cub has no class 'Green bird': its classes are Blue bird, Red bird"):
+        load("cub", root=str(root), image_size=8, classes=["Green bird"])
+    with pytest.raises(FileNotFoundError, match="nowhere is not there: classes must be a number, a list, or a file"):
+        load("cub", root=str(root), image_size=8, classes=str(tmp_path / "nowhere"))
+
+
+def test_the_hundred_classes_are_the_same_from_the_archive_and_from_a_copy(root, monkeypatch, tmp_path):
+    monkeypatch.setattr(cub200, "CUB100", tmp_path / "names")
+    (tmp_path / "names").write_text("Red bird\n")
+    archive = load("cub100", root=str(root), image_size=8, val_fraction=0.5)
+    assert archive.name == "cub100"
+    assert archive.classes == ("Red bird",)
+    assert archive.train.parts["object_boxes"].tolist() == [[0, 0, 8, 8]]
+    (root / "cub100").mkdir()
+    (root / "CUB_200_2011").rename(root / "cub100" / "CUB_200_2011")
+    copy = load("cub100", root=str(root), image_size=8, val_fraction=0.5)
+    assert copy.train.labels.tolist() == archive.train.labels.tolist()
+    assert copy.train.images[:, 0, 4, 4].tolist() == archive.train.images[:, 0, 4, 4].tolist()
+    assert copy.train.parts["object_boxes"].tolist() != [[0, 0, 8, 8]]  # a copy is cropped already: taken whole
+
+
+def test_a_hundred_names_are_listed():
+    names = cub200.CUB100.read_text(encoding="utf8").splitlines()
+    assert len(set(names)) == 100
+
+
+@pytest.mark.skipif("FGVC_DATA" not in os.environ, reason="FGVC_DATA names no folder of real photographs")
+def test_the_copy_is_near_the_archive():
+    """The first classes are there twice, in original size and as the copy's crops."""
+    if not all((data_root() / name).is_dir() for name in ("cub10", "cub100")):
+        pytest.skip("FGVC_DATA has not both cub10 and cub100")
+    shared = sorted(
+        {line.split(".", 1)[1] for line in (data_root("cub10") / "CUB_200_2011/classes.txt").read_text().splitlines()}
+        & {
+            line.split(".", 1)[1]
+            for line in (data_root("cub100") / "CUB_200_2011/classes.txt").read_text().splitlines()
+        }
+    )
+    classes = [name.replace("_", " ") for name in shared]
+    copy = load("cub100", image_size=128, classes=classes)
+    archive = load("cub", root="cub10", image_size=128, classes=classes, crop="box")
+    assert copy.classes == archive.classes
+    for name in ("train", "val", "test"):
+        one, other = getattr(copy, name), getattr(archive, name)
+        assert one.labels.tolist() == other.labels.tolist()
+        difference = np.abs(one.images.astype(int) - other.images)
+        assert difference.mean() < 4  # of 255
+        np.testing.assert_allclose(one.parts["points"], other.parts["points"], atol=0.6)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,9 @@ def test_flowers(tmp_path, monkeypatch):
     assert (len(data.train), len(data.val), len(data.test)) == (2, 2, 2)
     for part in (data.train, data.val, data.test):
         assert ((levels(part) >= 105).astype(int) == part.labels.numpy()).all()
+    official = load("flowers", image_size=8, classes=2, official_val=True)
+    found = [np.round(levels(part) / 30).astype(int).tolist() for part in (official.train, official.val, official.test)]
+    assert found == [[1, 4], [2, 5], [3, 6]]
 
 
 def test_a_download_is_whole_or_not_there(tmp_path, monkeypatch):

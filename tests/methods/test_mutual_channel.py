@@ -129,14 +129,6 @@ def test_class_maps_of_uneven_groups():
     assert class_maps(features[:, :8], torch.arange(4), 4).flatten(1).tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
 
 
-def test_phases_hold_every_parameter_once_the_backbone_at_its_own_rate():
-    method = small(backbone_lr_scale=0.1)
-    (phase,) = method.phases()
-    assert [group.get("lr_scale", 1) for group in phase.groups] == [0.1, 1]
-    held = [id(p) for group in phase.groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in method.parameters())
-
-
 def test_runs_under_autocast():
     method, (images, labels) = small(), batch()
     with torch.autocast("cpu", dtype=torch.bfloat16):

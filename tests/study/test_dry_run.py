@@ -1,6 +1,7 @@
 """The dry run: what is missing is named, what is there is found, and nothing is fetched."""
 
 import hashlib
+import sys
 import urllib.request
 
 import numpy as np
@@ -113,7 +114,9 @@ def test_missing_and_damaged_weights_are_named(tmp_path, monkeypatch):
 )
 def test_the_weights_looked_for_are_those_that_the_backbone_loads(backbone, arguments, monkeypatch):
     asked = []
-    monkeypatch.setattr(backbones, "_load_pretrained", lambda _, model, __: asked.append(model))
+    for module in (backbones.resnet, backbones.vgg):
+        name = sys.modules[module.__module__]
+        monkeypatch.setattr(name, "load_torchvision", lambda _, model, *__: asked.append(model))
     with torch.device("meta"):
         backbones.BACKBONES[backbone](**arguments, pretrained=True)
     config = Config(backbone=backbone, backbone_args={**arguments, "pretrained": True})
@@ -128,6 +131,17 @@ def test_weights_deep_in_the_settings_are_found():
     left, names = dry_run._without_pretrained(config)
     assert sorted(names) == ["resnet18", "resnet50"]
     assert left.method_args == {"attention_net": {"backbone": "resnet", "depth": 18}, "x": 1}
+
+
+def test_weights_in_a_package_in_a_file_and_at_a_hub(photos, tmp_path):
+    def problems(**backbone_args):
+        return list(cost(backbone="timm", backbone_args=backbone_args, **photos).problems)
+
+    assert problems(name="tf_efficientnet_lite0", pretrained=True) == []
+    assert problems(name="resnet10t", pretrained=True) == [
+        "weights: the first run fetches those of timm's resnet10t from its hub"
+    ]
+    assert problems(name="resnet10t", pretrained=str(tmp_path / "w")) == [f"weights: {tmp_path / 'w'} is not there"]
 
 
 def test_settings_that_build_nothing_are_a_problem_of_their_run(photos):

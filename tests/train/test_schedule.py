@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from fgvc_lib.backbones import resnet
 from fgvc_lib.config import Config
-from fgvc_lib.methods import Method, Phase
+from fgvc_lib.methods import Baseline, Method, Phase
 from fgvc_lib.train.schedule import Stretch, learning_rate, start_phase, stretches, train_mode
 
 
@@ -91,3 +92,63 @@ def test_a_phase_without_parameters_is_refused() -> None:
     with pytest.raises(ValueError, match="phase 'empty' has no parameters to train"):
         start_phase(Two(), Phase([{"params": []}], name="empty"), Config())
     assert torch.is_grad_enabled()
+
+
+def rates_by_name(method: Method, **settings: Any) -> dict[str, float]:
+    """Parameter → its factor on the learning rate; frozen ones are left out."""
+    optimizer = start_phase(method, method.phases()[0], Config(lr=0.1, **settings))
+    scale = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    assert all(group["lr"] == pytest.approx(0.1 * group["lr_scale"]) for group in optimizer.param_groups)
+    return {name: scale[id(p)] for name, p in method.named_parameters() if id(p) in scale}
+
+
+def test_the_backbone_has_a_rate_of_its_own_and_less_from_stage_to_stage() -> None:
+    found = rates_by_name(Baseline(resnet("small", width=4), 3), backbone_lr_scale=0.1, layer_decay=0.5)
+    expected = {"layer1": 0.025, "layer2": 0.05, "layer3": 0.1}
+    for name, scale in found.items():
+        assert scale == pytest.approx(expected[name.split(".")[2]] if name.startswith("backbone") else 1.0)
+    assert len(found) == len(list(Baseline(resnet("small", width=4), 3).parameters()))
+
+
+def test_frozen_stages_neither_learn_nor_move_their_statistics() -> None:
+    method = Baseline(resnet("small", width=4), 3)
+    assert {name.split(".")[2] for name in rates_by_name(method, frozen_stages=2) if "backbone" in name} == {"layer3"}
+    assert not any(p.requires_grad for p in method.backbone.blocks["layer2"].parameters())
+    train_mode(method)
+    norms = [m for m in method.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {m.training for m in norms} == {True, False}
+    before = [m.running_mean.clone() for m in norms]  # type: ignore[union-attr]
+    method(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
+    assert [torch.equal(a, m.running_mean) for a, m in zip(before, norms, strict=True)] == [  # type: ignore[arg-type]
+        not m.training for m in norms
+    ]
+    with pytest.raises(ValueError, match="frozen_stages must be at most 3, the backbone's stages, got 4"):
+        rates_by_name(method, frozen_stages=4)
+
+
+def test_norm_eval_keeps_the_backbones_statistics_and_no_others() -> None:
+    method = Baseline(resnet("small", width=4), 3, head="bn_elu", hidden=8)
+    train_mode(method, norm_eval=True)
+    assert not any(m.training for m in method.backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    assert all(m.training for m in method.head.modules())
+    assert method.backbone.training
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_norms_and_biases_have_a_weight_decay_of_their_own(optimizer: str) -> None:
+    method = Baseline(resnet("small", width=4), 3)
+    config = Config(optimizer=optimizer, weight_decay=0.01, norm_weight_decay=0.0, lr=0.5)
+    made = start_phase(method, method.phases()[0], config)
+    decay = {id(p): group["weight_decay"] for group in made.param_groups for p in group["params"]}
+    assert {name: decay[id(p)] for name, p in method.named_parameters()} == {
+        name: 0.01 if p.ndim > 1 else 0.0 for name, p in method.named_parameters()
+    }
+    plain = start_phase(method, method.phases()[0], Config(weight_decay=0.01))
+    assert {group["weight_decay"] for group in plain.param_groups} == {0.01}
+
+
+def test_adamw_steps_as_adamw() -> None:
+    method = Two()
+    made = start_phase(method, Phase([{"params": method.head.parameters()}]), Config(optimizer="adamw", momentum=0.8))
+    assert isinstance(made, torch.optim.AdamW)
+    assert made.param_groups[0]["betas"] == (0.8, 0.999)
