@@ -4,7 +4,7 @@
     FGVC_DATA=… python benchmarks/fine_tuning.py --device cpu     # one minute on an idle machine
 
 Candidates, taking turns in one run:
-    loop        ``fgvc_lib.train.fit`` with the recipe of the ``photos`` profile: random resized crops, flips and colors,
+    loop        ``fgvc_lib.train.fit`` with the recipe of the ``photos`` profile: random resized crops, flips, colors,
                 rates of their own for backbone and head, the first three stages frozen
     resident    the same, but every step gets one batch that lies ready on the device
     plain       a plain PyTorch loop of ten lines that trains the same network in the same way on that batch

@@ -56,7 +56,7 @@ def test_a_saved_model_knows_its_normalization_and_needs_no_weights_again(
     assert backbone.scale.flatten().tolist() == pytest.approx([0.2 / 0.5] * 3)  # the data's deviation, the weights'
     assert backbone.shift.flatten().tolist() == pytest.approx([(0.4 - 0.5) / 0.5] * 3)
     monkeypatch.setattr("fgvc_lib.backbones.weights.packaged", lambda name: pytest.fail("looked for weights again"))
-    method, info = load_trained(tmp_path)
+    method, _ = load_trained(tmp_path)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(method(images).logits, fitted.method.eval()(images).logits)
