@@ -361,13 +361,17 @@ show_table(
 #
 # which is less than $\sqrt 2\,\sigma_n$ where they err together. {ref}`primer-read` computes both for two networks.
 #
-# - **CUB** has 15 part points and a box for each image; most methods, and all in this book, train on the class label alone.
+# - **CUB** has 15 part points and a box for each image; most methods, and all in this book, train on the class label alone. The photographs of this
+#   book's records are `"cub100"`: the boxes of 100 of its 200 classes, 2,999 training and 2,903 test images of the official split. They compare methods
+#   with each other and not with papers. CUB is for non-commercial research and education, and its images overlap ImageNet, which pretrained
+#   networks have seen.
 # - **Cars**: the original download is gone. `"cars196_crops"` are crops cut from its official *training* images, so numbers on them
-#   compare methods with each other and not with papers.
+#   compare methods with each other and not with papers. They are for non-commercial research and education.
 # - **Aircraft** is published as three sets of similar size. The usual protocol trains on two, `trainval`; code that reads only `train` trains on half.
-# - **Flowers**: in the official split training and validation images together are fewer than the test images.
+# - **Flowers**: in the official split training and validation images together are fewer than the test images. `official_val=True` trains on the 1,020
+#   training images alone. It is for research.
 #
-# `fgvc_lib.data.load("cub")`, `"cars"`, `"aircraft"`, `"flowers"`, `"pets"` and `"folder"` give the same
+# `fgvc_lib.data.load("cub")`, `"cub100"`, `"cars"`, `"aircraft"`, `"flowers"`, `"pets"` and `"folder"` give the same
 # {py:class}`fgvc_lib.data.dataset.ImageData` as the birds. Where no validation set is official, some images of each class are held out.
 #
 # ## Four families

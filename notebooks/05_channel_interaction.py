@@ -61,6 +61,7 @@ from fgvc_lib.losses.pairs import disjoint_pairs
 from fgvc_lib.methods.cin import CIN
 from fgvc_study import Study, benchmarks, vary
 from fgvc_study.figures import COLORS, curve, show, show_table, style
+from fgvc_study.findings import difference, level, lost, tell
 from fgvc_study.metrics.channels import channel_parts_of, compare_channels
 from fgvc_study.protocol import configuration
 from fgvc_study.statistics import paired
@@ -503,13 +504,27 @@ columns |= {title: (f"complements/{key}", 1, 2) for title, key in HOW.items()}
 show_table(summarize(both, columns, "network"), foot=study.foot(both))
 
 # %% [markdown]
-# - **not trained** is the control that matters. Channels of random filters respond to different things at different places too, and
-#   two maps that peak at different places *have* a smaller product. Some distance between *complementary* and *chance* is arithmetic, not learning.
+# - **baseline** is the control that matters: the same network trained without SCI, whose channels are ranked by the same products. Two maps that
+#   peak at different positions *have* a smaller product, so some distance between *complementary* and *chance* is arithmetic, not learning.
 # - **strength** is the norm of the chosen channels' maps over the mean norm in the image. Far below 1, channels are chosen for being weak rather than for being
 #   elsewhere; the ranking *by cosine* is free of that.
 # - **channels mixed** is the share of all channels that a row of $W$ effectively averages. Near 1, the choice of three that the other columns look at hardly
 #   shows in $Y$, and *weighted by W* is close to *chance*.
-#
+
+# %% tags=["hide-input"]
+different = "complements/different"
+tell(
+    "In the network trained with SCI, {sci} of the complementary channels that lie on a part "
+    "lie on another part than the channel that chose them; in the same network trained "
+    "without SCI, {plain}. The difference is {d}, {d.word} zero: so much is due to SCI, "
+    "and the rest of the distance to chance ({chance}) is arithmetic.",
+    sci=level(by_component, "SCI", different),
+    plain=level(by_component, "baseline", different),
+    d=difference(by_component, "SCI", "baseline", different),
+    chance=level(by_component, "baseline", "complements/chance"),
+)
+
+# %% [markdown]
 # ## Contrastive channel interaction
 #
 # Two images $A$ and $B$ have two relations $W_A$ and $W_B$. What both have in common cannot tell them apart. CCI keeps the difference:
@@ -741,6 +756,18 @@ for _, group in by_component.groupby("variant", sort=False):
 table.insert(len(table.columns) - 1, "over the baseline, points", gains)
 show_table(table, foot=study.foot(by_component))
 
+# %% tags=["hide-input"]
+tell(
+    "SCI is {sci.word} the baseline ({sci}), and CIN, with the contrast, is {cin.word} it "
+    "({cin}). The control without any interaction, φ alone, is {phi.word} the baseline "
+    "({phi}); SCI is {own.word} this control ({own}). So the gain that could be due to "
+    "complementary channels is that last difference.",
+    sci=difference(by_component, "SCI", "baseline"),
+    cin=difference(by_component, "SCI + CCI", "baseline"),
+    phi=difference(by_component, "φ alone", "baseline"),
+    own=difference(by_component, "SCI", "φ alone"),
+)
+
 # %% [markdown]
 # ### A diagnosis: SCI trains only at the right scale
 #
@@ -785,10 +812,23 @@ by_softmax = study.run(
 # %% tags=["table"]
 show_table(summarize(by_scale, ACCURACY, "network"), foot=study.foot(by_scale))
 
+# %% tags=["hide-input"]
+tell(
+    "As printed, SCI reaches {printed}; with φ divided by √c, {scaled}: a difference of {d} "
+    "from one factor. The whole of CIN goes from {raw} to {unit} with both normalizations, "
+    "and {lost} of its runs as printed diverge.",
+    printed=level(by_scale, "SCI, as printed"),
+    scaled=level(by_scale, "SCI, φ/√c"),
+    d=difference(by_scale, "SCI, φ/√c", "SCI, as printed"),
+    raw=level(by_scale, "SCI + CCI, as printed"),
+    unit=level(by_scale, "SCI + CCI, φ/√c, unit h"),
+    lost=lost(by_scale, "SCI + CCI, as printed"),
+)
+
 # %% [markdown]
-# What the paper reports on Caltech-UCSD Birds with a pretrained ResNet-50 at 448 pixels, as far as a published note on it quotes the numbers: 84.9 for the baseline, 87.1 with
+# The paper reports on Caltech-UCSD Birds, with a pretrained ResNet-50 (its Table 1): 84.9 for the baseline, 87.1 with
 # SCI, 87.2 with SCI and the contrastive loss on SCI's features, 87.5 with SCI and CCI. The step from the baseline to SCI is large, the
-# step that the contrast adds is small. The rows of SE, non-local and Pos-SCI are in an image of the paper that we could not read.
+# step that the contrast adds is small. Of its rivals it gives SE 85.7, Pos-SCI 86.1 and the non-local block 86.6.
 #
 # ### The scale of the softmax
 
