@@ -244,7 +244,7 @@ for name, x in entries.items():
 # since a network does not answer it by scaling its maps.
 #
 # The root has a flaw: its slope at zero is infinite, and there are many zeros, the entries of all pairs of channels that never fire
-# together. Released code takes $\sqrt{x + \varepsilon}$, without the sign. The library takes
+# together. A PyTorch port takes $\sqrt{x + \varepsilon}$, without the sign. The library takes
 #
 # $$
 # y = \frac{x}{\sqrt{|x| + \varepsilon}}, \qquad \frac{dy}{dx} \le \frac{1}{\sqrt\varepsilon},

@@ -90,7 +90,7 @@ def test_permuting_locations_permutes_y_and_permuting_channels_permutes_w():
     torch.testing.assert_close(channel_relation(x[:, channels]), channel_relation(x)[:, channels][:, :, channels])
 
 
-def test_unscaled_softmax_favours_dead_channels():
+def test_unscaled_softmax_favors_dead_channels():
     # half-normal maps, 20 of 512 channels dead: 3.9 % of the channels
     x = torch.randn(1, 512, 7, 7).abs()
     x[:, :20] = 0

@@ -251,7 +251,7 @@ def test_labels_change_nothing_in_evaluation():
 @pytest.mark.parametrize("size", [(32, 32), (40, 28)])
 def test_a_batch_equals_its_images_one_at_a_time(size):
     method = small()
-    for _ in range(2):  # give BatchNorm something to normalise with
+    for _ in range(2):  # give BatchNorm something to normalize with
         method(*batch(size=size))
     method.eval()
     images = batch(size=size)[0]

@@ -89,7 +89,7 @@ def test_evaluation_ignores_labels_and_takes_one_image():
 
 
 def test_orderless():
-    # a 1×1 network sees no neighbourhood, so shuffling pixels must leave the prediction alone
+    # a 1×1 network sees no neighborhood, so shuffling pixels must leave the prediction alone
     from torch import nn
 
     from fgvc_lib.backbones import Backbone
