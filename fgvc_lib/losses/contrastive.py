@@ -65,8 +65,6 @@ class ContrastiveLoss(nn.Module):
 
     def __init__(self, *, margin: float = 0.5) -> None:
         super().__init__()
-        if margin <= 0:
-            raise ValueError(f"margin must be positive, or no pair is ever pushed apart, got {margin}")
         self.margin = margin
 
     def forward(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:

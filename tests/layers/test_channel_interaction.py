@@ -150,14 +150,6 @@ def test_phi_trains_at_the_same_rate_at_every_width():
         torch.testing.assert_close(change(c, normalize=False), c * one)
 
 
-def test_zero_init_starts_as_the_identity_and_still_learns():
-    sci = SelfChannelInteraction(3, zero_init=True)
-    x = torch.randn(2, 3, 4, 4)
-    assert torch.equal(sci(x), x)
-    sci(x).square().sum().backward()
-    assert sci.phi.weight.grad.any()
-
-
 def cci_reference(cci, sci, xa, xb):
     """Both sides of one pair, (c, h, w) each, in the order of the formulae."""
     s = -1 / xa[0].numel() if sci.scale == "positions" else -1.0
@@ -316,7 +308,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"must be \(B, c, h, w\), got \(2, 3\)"):
         channel_relation(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="scale must be 'positions' or 'none', got 'channels'"):
-        SelfChannelInteraction(3, scale="channels")
+        SelfChannelInteraction(3, scale="channels")(torch.zeros(1, 3, 2, 2))
     with pytest.raises(ValueError, match=r"map_size must be \(height, width\) or None, got \(3,\)"):
         ContrastiveChannelInteraction(3, map_size=(3,))
     cci = ContrastiveChannelInteraction(3, map_size=(2, 2))
