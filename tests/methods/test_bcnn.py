@@ -117,7 +117,7 @@ def test_from_plain_data():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="head_fraction must be less than 1, got 1.5"):
+    with pytest.raises(ValueError, match="head_fraction must be less than 1, got"):
         small(head_fraction=1.5)
     with pytest.raises(ValueError, match="head_lr_scale must be greater than 0, got 0"):
         small(head_lr_scale=0)
