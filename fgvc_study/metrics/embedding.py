@@ -1,4 +1,4 @@
-"""Measures of a feature space: how compact classes are, how well distances verify, how far centres lag."""
+"""Measures of a feature space: how compact classes are, how well distances verify, how far centers lag."""
 
 from __future__ import annotations
 
@@ -112,14 +112,14 @@ def best_threshold_accuracy(score: Tensor, same: Tensor) -> float:
 
 
 def center_drift(method: Method, data: ImageData, device: str) -> dict[str, float | np.ndarray]:
-    """How far the learned centres are from the true means of the training features.
+    """How far the learned centers are from the true means of the training features.
 
     ``drift``: mean distance between the two. ``relative``: divided by the mean distance of a feature to its true
     mean, so that 1 is as far as a typical sample.
     """
     centers = getattr(getattr(method, "center_loss", None), "centers", None)
     if centers is None:
-        raise ValueError("center_drift needs a method with centres: use method 'center'")
+        raise ValueError("center_drift needs a method with centers: use method 'center'")
     features, labels = embed(method, data, "train", device)
     classes, means = class_means(features, labels)
     drift = (centers.detach().cpu()[classes] - means).norm(dim=1).mean()

@@ -49,7 +49,7 @@ def test_best_threshold_is_chosen_on_one_half_and_measured_on_the_other():
 
 
 class Given(Method):
-    """The first row of an image is its feature; centres and a classifier where they are given."""
+    """The first row of an image is its feature; centers and a classifier where they are given."""
 
     def __init__(self, *, centers=None, classifier=False):
         super().__init__()
@@ -69,7 +69,7 @@ class Mapped(Method):
 
 
 def a_set(rows, labels):
-    """Images of 2 × 2 pixels whose first row is given, in units of 1 after normalisation."""
+    """Images of 2 × 2 pixels whose first row is given, in units of 1 after normalization."""
     pixels = np.zeros((len(rows), 1, 2, 2), np.uint8)
     pixels[:, 0, 0] = rows
     split = Split(pixels, torch.tensor(labels))
@@ -109,11 +109,11 @@ def test_classes_far_apart_are_verified_without_an_error():
 
 
 def test_center_drift_by_hand():
-    # centres are 3 and 4 away from the means (1, 0) and (10, 2); features 1.5 from their mean
+    # centers are 3 and 4 away from the means (1, 0) and (10, 2); features 1.5 from their mean
     found = center_drift(Given(centers=[[4.0, 0.0], [10.0, 6.0]]), POINTS, "cpu")
     assert found["drift"] == pytest.approx(3.5)
     assert found["relative"] == pytest.approx(3.5 / 1.5)
-    with pytest.raises(ValueError, match="center_drift needs a method with centres"):
+    with pytest.raises(ValueError, match="center_drift needs a method with centers"):
         center_drift(Given(), POINTS, "cpu")
 
 
