@@ -40,7 +40,7 @@ def checklist(chapter: str) -> list[Item]:
     if not source.exists():
         raise PipelineError(f"notebooks/{chapter}.py does not exist: write it, in percent format")
     text = source.read_text(encoding="utf8")
-    made = sync.notebook(chapter, text)  # refuses a chapter without a title
+    made = sync.notebook(chapter, text)  # refuses one without a title or without literal parameters
     return [Item(asked, problem) for asked, problem in _items(chapter, text, made)]
 
 

@@ -25,30 +25,20 @@ import nbformat
 from nbformat import NotebookNode
 
 from pipeline import status
-from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook, executed_path, files, parameters
+from pipeline.project import (
+    ROOT,
+    PipelineError,
+    build_folder,
+    clean_notebook,
+    defaults,
+    executed_path,
+    files,
+    parameters,
+)
 from pipeline.sync import place
 
 LIBRARY = ("fgvc_lib/**/*.py", "fgvc_study/**/*.py")
 HEARTBEAT = 15  # seconds between two lines of progress
-
-
-def defaults(notebook: NotebookNode, chapter: str) -> dict[str, Any]:
-    """What the cell tagged ``parameters`` sets; literals only, since a value derived there would keep its default."""
-    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(tagged) != 1:
-        raise PipelineError(f"notebooks/{chapter}: {len(tagged)} cells are tagged 'parameters', there must be one")
-    found: dict[str, Any] = {}
-    for statement in ast.parse(tagged[0].source).body:
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        value = getattr(statement, "value", None)
-        try:
-            if not isinstance(target, ast.Name) or value is None:
-                raise ValueError
-            found[target.id] = ast.literal_eval(value)
-        except ValueError:
-            line = ast.unparse(statement)
-            raise PipelineError(f"notebooks/{chapter}: the parameters cell holds literals only, not {line!r}") from None
-    return found
 
 
 def names_read(cells: Iterable[NotebookNode], chapter: str) -> set[str]:

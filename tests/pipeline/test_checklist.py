@@ -90,7 +90,6 @@ def test_a_whole_chapter_lacks_nothing(book):
         ("a2020paper", "b2021other", "has no b2021other"),
         ("{footbibliography}", "{note}", "end with '## References'"),
         ("## Paper versus official implementation", "## Code", "add it"),
-        ("seeds = [0]", "seeds = [0]\nepochs = 1 + 1", "literals only"),
         ("seeds = [0]", "seeds = [0]\nepochs = 8", "no cell reads the parameter epochs"),
         ("seeds", "runs", "no parameter 'seeds'"),
     ],
@@ -137,6 +136,8 @@ def test_the_command(book, monkeypatch, capsys):
         checklist.main()
 
 
-def test_a_chapter_without_a_title_is_refused(book):
+def test_a_source_that_makes_no_notebook_is_refused(book):
     with pytest.raises(PipelineError, match="title"):
         book("# %%\nx = 1\n", in_step=False)
+    with pytest.raises(PipelineError, match="literals only"):
+        book(GOOD.replace("seeds = [0]", "seeds = [0]\nepochs = 1 + 1"), in_step=False)
