@@ -63,7 +63,8 @@ def defaults():
 @pytest.mark.parametrize(("chapter", "name"), [(c, name) for c in CHAPTERS for name in PARAMETERS[c]])
 def test_every_parameter_changes_what_a_chapter_runs(chapter, name, defaults, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert asked(chapter, **{name: changed(name, PARAMETERS[chapter][name])}) != defaults[chapter]
+    same = asked(chapter, **{name: changed(name, PARAMETERS[chapter][name])}) == defaults[chapter]
+    assert not same, f"{chapter} runs the same whatever {name} is: use it, or take it out of the parameters cell"
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
