@@ -127,7 +127,6 @@ def train_or_load(
             raise NonFiniteLoss(
                 f"{config.method} diverged at step {step}: a page needs a network that trains; lower lr or add warm-up",
                 step=step,
-                terms={},
             )
         return Trained(method, record)
 
