@@ -17,7 +17,7 @@ GOOD = """\
 seeds = [0]
 
 # %% tags=["table"]
-show_table(study.recorded("rows", profile="photos", chapter="01_a"), seeds)
+show_table(study.recorded("rows", profile="photos"), seeds)
 
 # %% [markdown]
 # ## Paper versus official implementation
@@ -84,7 +84,6 @@ def test_a_whole_chapter_lacks_nothing(book):
     ("old", "new", "said"),
     [
         ('tags=["table"]', "", "no cell has figure, table, output"),
-        ('chapter="01_a"', 'chapter="02_b"', r"lacks `records: \[02_b\]`"),
         ("## Exercises", "## Practice", "no section '## Exercises'"),
         ("```{dropdown} Solution", "```{note}", "1 exercises and 0 cells"),
         ("a2020paper", "b2021other", "has no b2021other"),
@@ -97,11 +96,6 @@ def test_a_whole_chapter_lacks_nothing(book):
 def test_each_item_says_what_is_missing(book, old, new, said):
     (problem,) = book(GOOD.replace(old, new)).values()
     assert re.search(said, problem)
-
-
-def test_a_header_can_name_the_others(book):
-    header = "# ---\n# jupyter:\n#   records: [02_b]\n# ---\n\n"
-    assert book(header + GOOD.replace('chapter="01_a"', 'chapter="02_b"')) == {}
 
 
 @pytest.mark.parametrize("page", ["book/index.md", "book/discrepancies.md", "README.md"])

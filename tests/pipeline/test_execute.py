@@ -27,24 +27,10 @@ def given(monkeypatch):
     return given
 
 
-@pytest.mark.parametrize("values", [{}, {"epochs": 3}, {"lr": 1}, {"max_steps": 100}, {"epochs": None}])
-def test_parameters_that_fit(given, values):
-    assert given(values) == values
-
-
-@pytest.mark.parametrize(
-    ("values", "complaint"),
-    [
-        ({"epoch": 3}, r"notebooks/02_b has no parameter 'epoch', which profile paper sets: it has seeds, epochs"),
-        ({"epochs": "3"}, r"notebooks/02_b: parameter 'epochs' must be of type int as its default, got '3'"),
-        ({"seeds": 1}, r"parameter 'seeds' must be of type list"),
-        ({"epochs": 1.5}, r"parameter 'epochs' must be of type int"),
-        ({"epochs": True}, r"parameter 'epochs' must be of type int"),
-    ],
-)
-def test_parameters_that_do_not_fit(given, values, complaint):
-    with pytest.raises(PipelineError, match=complaint):
-        given(values)
+def test_a_profile_sets_parameters_that_the_chapter_has(given):
+    assert given({"epochs": 3, "max_steps": 100}) == {"epochs": 3, "max_steps": 100}
+    with pytest.raises(PipelineError, match=r"notebooks/02_b has no parameter 'epoch', which profile paper sets: it"):
+        given({"epoch": 3})
 
 
 @pytest.mark.parametrize("code", ["unread = 1", "run(unread=2)", "'unread'", "# unread", "a.unread"])
