@@ -723,7 +723,7 @@ show(
     name="fig-mc-xi",
     caption="Accuracy, distinct parts and h against the number of channels for each class; a dot is a seed, the line their "
     "mean.",
-    alt="Three curves over the number of channels per class from 1 to 6: test accuracy, mean number of distinct parts and h.",
+    alt=f"Three curves over the number of channels per class from {min(xis)} to {max(xis)}: test accuracy, mean number of distinct parts and h.",
 )
 
 # %% tags=["table"]

@@ -44,7 +44,7 @@ class Probe(Method):
         self.backbone, self.noise, self.poison_rank = backbone, noise, poison_rank
         self.head = nn.Linear(8, num_classes)
         self.register_buffer("center", torch.zeros(8))
-        self.register_buffer("taken", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_buffer("taken", torch.zeros((), dtype=torch.int64))
 
     def phases(self):
         head = [{"params": list(self.head.parameters())}]

@@ -265,7 +265,6 @@ def test_a_non_finite_loss_stops_before_anything_moved(probe: type[Probe], tmp_p
     with pytest.raises(NonFiniteLoss, match=r"odd is not finite at step 3 \(ce = .*, odd = nan\)") as caught:
         run(method="probe", schedule="constant", epochs=1, folder=tmp_path, save_every=1)
     assert caught.value.step == 2
-    assert list(caught.value.terms) == ["ce", "odd"]
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["checkpoint-00000001.pt", "checkpoint-00000002.pt"]
     kept = torch.load(tmp_path / names[-1], weights_only=True)["state"]["method"]
