@@ -21,6 +21,7 @@ OTHER = {  # where another value of the same type would mean nothing
     "per_class": 5,
     "settings": {"weight_decay": 0.125},
     "method_args": {"an": "argument"},
+    "changes": {"MC-Loss": {"epochs": 3}},
 }
 
 
