@@ -150,7 +150,7 @@ def sampler_against_loops(*, device: torch.device, repeats: int, literal_images:
     fast = attention_sample(*here, size, limit=LIMIT).cpu()
     by_numpy = torch.from_numpy(numpy_sample(*arrays, size, LIMIT))
     literal = torch.from_numpy(literal_sample(*few, size, LIMIT))
-    # neighbouring pixels of this noise differ by up to 1: an error of 1e-3 is a thousandth of a pixel
+    # neighboring pixels of this noise differ by up to 1: an error of 1e-3 is a thousandth of a pixel
     torch.testing.assert_close(fast, by_numpy, atol=1e-3, rtol=0)
     torch.testing.assert_close(fast[:literal_images], literal, atol=1e-3, rtol=0)
 

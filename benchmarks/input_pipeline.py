@@ -4,7 +4,7 @@
     FGVC_DATA=… python benchmarks/input_pipeline.py --device cpu       # a few classes
 
 Candidates, taking turns in one run:
-    loop        ``fgvc_lib.train.fit``: decoded cache, batches cropped, flipped and normalised on the device
+    loop        ``fgvc_lib.train.fit``: decoded cache, batches cropped, flipped and normalized on the device
     resident    the same, but every step gets one batch that lies ready on the device: what the input could cost at most
     textbook    float32, ``DataLoader`` that decodes and transforms each image (workers = cores, pinned, persistent)
     cache only, textbook only    the input alone, on the device, with nothing trained on it

@@ -7,8 +7,8 @@ Forward and backward of CE(g) − λ h on two maps: 32 × 600 × 14 × 14 (200 c
 (152 of 10 and 48 of 11). The formulations, which all give the same loss and gradient:
 
 ``ours``            the library's kernel, which trains
-``released``        as the released code goes about it: a mask of Python lists, shuffled class by class and repeated
-                    for the batch; uneven groups gathered class by class; maximum by a transposed max-pool
+``released``        as the official implementation goes about it: a mask of Python lists, shuffled class by class and
+                    repeated for the batch; uneven groups gathered class by class; maximum by a transposed max-pool
 ``released, lean``  the same pooling without the Python mask and without the gathering
 ``stock``           softmax, ``max``, sum
 ``stock, amax``     the same with ``amax``, which shares ties and needs no indices
@@ -82,7 +82,7 @@ def stock_amax(x: Tensor, labels: Tensor, keep: Tensor) -> Tensor:
 
 
 def pool_channels(x: Tensor, xi: int) -> Tensor:
-    """Maximum over neighbouring channels by a two-dimensional max-pool with channels and columns swapped."""
+    """Maximum over neighboring channels by a two-dimensional max-pool with channels and columns swapped."""
     return F.max_pool2d(x.transpose(3, 1), (1, xi), (1, xi)).transpose(3, 1).contiguous()
 
 

@@ -61,12 +61,11 @@ def literal_bilinear(x: Tensor) -> Tensor:
 
 
 def literal_sci(sci: SelfChannelInteraction, x: Tensor) -> Tensor:
-    """exp, row sums and quotient, then Y = WX and Z = φ(Y) + X."""
+    """exp, row sums and quotient, then Y = WX and Z of X and Y."""
     flat = x.flatten(2)
     weights = torch.exp(-(flat @ flat.transpose(1, 2)) / flat.shape[2])
     y = (weights / weights.sum(2, keepdim=True)) @ flat
-    z: Tensor = sci.phi(y.view_as(x)) + x
-    return z
+    return sci.combine(x, y.view_as(x))
 
 
 def literal_cci(
@@ -84,7 +83,7 @@ def literal_cci(
             w, v = relation(own.flatten(1)), relation(other.flatten(1))
             y, u = (w @ own.flatten(1)).mean(1), (v @ other.flatten(1)).mean(1)
             w = (w - cci.psi(torch.cat([y, u])) * v).abs()
-            sides[side].append(sci.phi((w @ own.flatten(1)).view_as(own)[None])[0] + own)
+            sides[side].append(sci.combine(own[None], (w @ own.flatten(1)).view_as(own)[None])[0])
     return torch.stack(sides[0]), torch.stack(sides[1])
 
 

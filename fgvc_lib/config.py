@@ -12,15 +12,20 @@ import re
 import reprlib
 import typing
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model, model_validator, validate_call
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 """An int may stand for a float, but ``"3"`` is no int, and 1 is no bool."""
+GROUP = ConfigDict(extra="forbid")
+"""For the dataclasses that group some of a method's arguments, where an unknown field is an error."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -95,7 +100,8 @@ class Config(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise ValueError(_sentence(error, type(self), "setting")) from None
+            hints = {name: field.annotation for name, field in type(self).model_fields.items()}
+            raise ValueError(_sentence(error, hints, "setting")) from None
 
     @model_validator(mode="after")
     def _batch_splits(self) -> Config:
@@ -144,9 +150,30 @@ def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], what
     try:
         model.model_validate_json(json.dumps(dict(arguments), default=dataclasses.asdict))  # no tuples: lists pass
     except ValidationError as error:
-        raise ValueError(_sentence(error, model, "argument", f"{what}: ")) from None
+        hints = {name: field.annotation for name, field in model.model_fields.items()}
+        raise ValueError(_sentence(error, hints, "argument", f"{what}: ")) from None
     except TypeError:
         raise ValueError(f"the arguments of {what} must be plain data, got {reprlib.repr(dict(arguments))}") from None
+
+
+def checked(call: Callable[P, R]) -> Callable[P, R]:
+    """``call``, but refusing arguments that do not fit its hints; a mapping becomes the dataclass that is hinted.
+
+    Raises:
+        ValueError: at a call, one sentence that names the argument, what was expected and what came.
+    """
+    validated: Callable[P, R] = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(call)
+
+    @wraps(call)
+    def check(*args: P.args, **arguments: P.kwargs) -> R:
+        try:
+            return validated(*args, **arguments)
+        except ValidationError as error:
+            hints = {p.name: p.annotation for p in inspect.signature(call, eval_str=True).parameters.values()}
+            what = call.__qualname__.removesuffix(".__init__")
+            raise ValueError(_sentence(error, hints, "argument", f"{what}: ")) from None
+
+    return check
 
 
 @cache
@@ -162,22 +189,39 @@ def _arguments_model(call: Callable[..., Any], given: int) -> type[BaseModel]:
     return create_model(call.__name__, __config__=STRICT, **fields)
 
 
-def _sentence(error: ValidationError, model: type[BaseModel], noun: str, where: str = "") -> str:
-    """The first mistake that pydantic found."""
+def _sentence(error: ValidationError, hints: Mapping[str, Any], noun: str, where: str = "") -> str:
+    """The first mistake that pydantic found in values with these hints."""
     errors = error.errors(include_url=False)
-    unknown = sorted(str(e["loc"][0]) for e in errors if e["type"] == "extra_forbidden")
-    if unknown:
-        known = ", ".join(model.model_fields) or "none"
-        return f"{where}unknown {noun}{'s' * (len(unknown) > 1)} {', '.join(unknown)}: choose from {known}"
+    names = list(hints)
+    for e in errors:
+        outer, *inner = e["loc"] or ("",)
+        outer = names[outer] if isinstance(outer, int) else outer
+        fields = _fields(hints.get(outer))
+        inner = [i for i in inner if isinstance(i, int) or i in fields or e["type"] in UNKNOWN]
+        e["loc"] = (outer, *inner)
     first = errors[0]
+    unknown = [e["loc"] for e in errors if e["type"] in UNKNOWN]
+    if unknown:
+        *group, _ = unknown[0]
+        known = ", ".join(_fields(hints[str(group[0])]) if group else names) or "none"
+        several = sorted(".".join(map(str, loc)) for loc in unknown if [*loc[:-1]] == group)
+        return f"{where}unknown {noun}{'s' * (len(several) > 1)} {', '.join(several)}: choose from {known}"
     if first["type"] == "value_error":
         return first["msg"].removeprefix("Value error, ")
-    name = f"{first['loc'][0]}" + "".join(f"[{i}]" for i in first["loc"][1:] if isinstance(i, int))
-    if first["type"] == "missing":
+    name = "".join(f"[{i}]" if isinstance(i, int) else f".{i}" for i in first["loc"]).removeprefix(".")
+    if first["type"] in ("missing", "missing_argument"):
         return f"{where}the {noun} {name} is needed"
     expected = [e["msg"].removeprefix("Input should be ") for e in errors if e["loc"][0] == first["loc"][0]]
     shown = " or ".join(dict.fromkeys(_PLAIN.get(text, text) for text in expected))
     return f"{where}{name} must be {shown}, got {reprlib.repr(first['input'])}"
+
+
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def _fields(hint: Any) -> list[str]:
+    """Fields of the dataclass that a hint is, or has among its alternatives."""
+    return [name for kind in (hint, *typing.get_args(hint)) for name in getattr(kind, "__dataclass_fields__", ())]
 
 
 _PLAIN = {

@@ -10,7 +10,7 @@ Open such files only if you trust where they come from, like any program.
 from __future__ import annotations
 
 import copy
-import importlib
+import importlib.util
 import json
 import warnings
 from collections.abc import Callable
@@ -81,8 +81,9 @@ def export(method: Method, info: Info, path: str | Path, *, rtol: float = 1e-3, 
     path = Path(path)
     if path.suffix not in FORMATS:
         raise ValueError(f"an exported model ends in {' or '.join(FORMATS)}, got {path.name!r}")
-    if path.suffix == ".onnx":
-        _require_onnx()  # before any work
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
+    if path.suffix == ".onnx" and missing:
+        raise ModuleNotFoundError(f"ONNX needs {', '.join(missing)}: pip install fgvc-lib[export]")
     model = Deployable(copy.deepcopy(method).cpu().eval(), mean=info.mean, std=info.std).eval()
     shape = (len(info.mean), info.image_size, info.image_size)
     generator = torch.Generator().manual_seed(0)
@@ -126,16 +127,6 @@ def _trace(model: Deployable, images: Tensor) -> torch.export.ExportedProgram:
 def _open_pt2(path: Path) -> Callable[[Tensor], Tensor]:
     run: Callable[[Tensor], Tensor] = torch.export.load(path).module()
     return run
-
-
-def _require_onnx() -> None:
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        try:
-            importlib.import_module(package)
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"ONNX needs the package {error.name}, which is not installed: pip install fgvc-lib[export]"
-            ) from error
 
 
 def _save_onnx(program: torch.export.ExportedProgram, path: Path, method: Method, notes: str) -> None:

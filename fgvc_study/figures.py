@@ -1,4 +1,4 @@
-"""How the book draws: one style, colours that the colour-blind tell apart, a text alternative for every figure."""
+"""How the book draws: one style, colors that the color-blind tell apart, a text alternative for every figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 LONG = 40  # characters from which words in a cell of a table are a sentence, which needs a wide column
 NUMBER = re.compile(r"[-+±−~≤≥<>[( ]*\d|[-–]?$")  # how a cell of numbers begins; or it is empty, or a dash
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#5D3A9B", "#1B1B1B", "#A6761D")
-"""Okabe and Ito's palette, reordered and extended to ten; neighbours differ in lightness too."""
+"""Okabe and Ito's palette, reordered and extended to ten; neighbors differ in lightness too."""
 
 
 def style() -> None:
@@ -104,7 +104,7 @@ def curve(axes: Axes, x: Sequence[float], runs: pd.DataFrame, by: str, value: st
 
 
 def scatter_2d(axes: Axes, points: np.ndarray, labels: np.ndarray, *, names: Iterable[str] | None = None) -> None:
-    """2-D features, a colour a class, with the class named at its mean so that colour alone carries nothing."""
+    """2-D features, a color a class, with the class named at its mean so that color alone carries nothing."""
     points = points.astype(np.float32)
     names = list(names) if names is not None else [str(c) for c in range(int(labels.max()) + 1)]
     for c, name in enumerate(names):

@@ -23,6 +23,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from pydantic import BaseModel, TypeAdapter
 
 from fgvc_study import folders
 from fgvc_study.experiment import table
@@ -36,8 +37,7 @@ STRONGEST = ("paper", "photos", "quick")
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "untestable here", "not measured yet")
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(BaseModel, extra="forbid", frozen=True):
     """One row of ``data/claims.yaml``.
 
     Attributes:
@@ -84,16 +84,10 @@ class Verdict:
 def claims(path: Path | None = None) -> list[Claim]:
     """The rows of ``data/claims.yaml``, refused where one lacks a field."""
     path = path or folders.committed("claims.yaml")
-    rows = yaml.safe_load(path.read_text(encoding="utf8"))["claims"]
-    names = [row.get("id") for row in rows]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{path.name} names a claim twice: {sorted({str(n) for n in names if names.count(n) > 1})}")
-    found = []
-    for row in rows:
-        if set(row) != set(Claim.__dataclass_fields__):
-            wrong = set(row) ^ set(Claim.__dataclass_fields__)
-            raise ValueError(f"{path.name}: claim {row.get('id')} lacks or has too much of {', '.join(sorted(wrong))}")
-        found.append(Claim(**row))
+    found = TypeAdapter(list[Claim]).validate_python(yaml.safe_load(path.read_text(encoding="utf8"))["claims"])
+    names = [claim.id for claim in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path.name} names a claim twice: {', '.join(twice)}")
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import fgvc_lib
+from fgvc_lib.train.machine import device_name
 
 PACKAGE = Path(fgvc_lib.__file__).parent
 
@@ -19,9 +20,8 @@ PACKAGE = Path(fgvc_lib.__file__).parent
 def device_info(device: str | torch.device) -> dict[str, Any]:
     """Kind, model name and how much of it: GPUs, or CPU threads."""
     device = torch.device(device)
-    if device.type == "cuda":
-        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "count": 1}
-    return {"type": device.type, "name": _cpu_name(), "count": torch.get_num_threads()}
+    count = 1 if device.type == "cuda" else torch.get_num_threads()
+    return {"type": device.type, "name": device_name(device), "count": count}
 
 
 def versions() -> dict[str, str]:
@@ -56,12 +56,3 @@ def _git(*arguments: str) -> str:
         ["git", *arguments], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=30
     )
     return done.stdout.strip()
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import yaml
+from pydantic import BaseModel, Field, TypeAdapter
 
 from fgvc_study import folders
 from fgvc_study.experiment import table as asked
 from fgvc_study.record import find
 from fgvc_study.tables import plus_minus
 
-CERTAINTIES = ("sure", "confirmed", "log", "issue")
-"""What each says of our reading stands at the head of ``data/published.yaml``."""
 
-
-@dataclass(frozen=True)
-class Figure:
+class Figure(BaseModel, extra="forbid", frozen=True):
     """A published accuracy.
 
     Attributes:
@@ -26,15 +23,15 @@ class Figure:
         dataset: it was measured on.
         value: in percent.
         source: whose figure it is and where we read it.
-        certainty: one of :data:`CERTAINTIES`.
+        certainty: of our reading; what each says stands at the head of ``data/published.yaml``.
     """
 
     experiment: str
     variant: str
     dataset: str
-    value: float
-    source: str
-    certainty: str
+    value: float = Field(gt=0, lt=100)
+    source: str = Field(min_length=1)
+    certainty: Literal["sure", "confirmed", "log", "issue"]
 
 
 def figures(path: Path | None = None) -> list[Figure]:
@@ -44,20 +41,7 @@ def figures(path: Path | None = None) -> list[Figure]:
         ValueError: a row that lacks a field, or quotes a figure without a source or a certainty.
     """
     path = path or folders.committed("published.yaml")
-    found = []
-    for fields in yaml.safe_load(path.read_text(encoding="utf8"))["published"]:
-        name = f"{path.name}: {fields.get('experiment')} {fields.get('variant')}"
-        if set(fields) != set(Figure.__dataclass_fields__):
-            wrong = ", ".join(sorted(set(fields) ^ set(Figure.__dataclass_fields__)))
-            raise ValueError(f"{name} lacks or has too much of {wrong}")
-        figure = Figure(**fields)
-        if not figure.source or figure.certainty not in CERTAINTIES or not 0 < figure.value < 100:
-            raise ValueError(
-                f"{name} quotes {figure.value} of {figure.source!r} with certainty {figure.certainty!r}: it needs a "
-                f"percentage, a source and one of {', '.join(CERTAINTIES)}"
-            )
-        found.append(figure)
-    return found
+    return TypeAdapter(list[Figure]).validate_python(yaml.safe_load(path.read_text(encoding="utf8"))["published"])
 
 
 def table(path: Path | None = None) -> pd.DataFrame:

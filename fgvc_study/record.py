@@ -6,9 +6,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +18,7 @@ from fgvc_lib.backbones import BACKBONES
 from fgvc_lib.config import Config
 from fgvc_lib.data import DATASETS
 from fgvc_lib.methods import METHODS
+from fgvc_lib.train.checkpoint import replacing
 from fgvc_study import folders
 
 SCHEMA = 2
@@ -138,10 +137,9 @@ def find_all(configs: Iterable[Config]) -> dict[str, Record]:
 def write(record: Record, place: Path, arrays: Mapping[str, np.ndarray] | None = None) -> Record:
     """Write ``<place>/<chapter>/<id>.json`` (and ``.npz``), each whole or not at all; returns it with its path."""
     path = place / record.chapter / f"{record.id}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     record = dataclasses.replace(record, arrays=sorted(arrays or {}), path=path)
     if arrays:
-        with _replacing(path.with_suffix(".npz")) as temporary:
+        with replacing(path.with_suffix(".npz")) as temporary:
             np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
             if temporary.stat().st_size > LARGEST_ARRAYS:
                 raise RecordError(
@@ -149,7 +147,7 @@ def write(record: Record, place: Path, arrays: Mapping[str, np.ndarray] | None =
                     f"{LARGEST_ARRAYS:,}: keep fewer rows or a smaller type"
                 )
     fields = {name: value for name, value in dataclasses.asdict(record).items() if name != "path"}
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(fields, indent=1, default=float) + "\n", encoding="utf8")
     return record
 
@@ -179,14 +177,3 @@ def _read(path: Path, _modified: int) -> Record:
     if fields["id"] != expected:
         raise RecordError(f"{path} says id {fields['id']}, but its configuration gives {expected}: measure it again")
     return Record(**fields, path=path)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` whose file takes its place when the block ends, and is removed on an error."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

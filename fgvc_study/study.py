@@ -15,7 +15,6 @@ from typing import Literal
 import pandas as pd
 
 from fgvc_lib.config import Config
-from fgvc_lib.data import ImageData
 from fgvc_study import experiment as asked
 from fgvc_study.experiment import Experiment
 from fgvc_study.record import Record, find, find_all
@@ -86,16 +85,13 @@ class Study:
                 measure(config, chapter=self.chapter, metrics=metrics, device=self.device, again=again)
         return self._frame(experiment)
 
-    def live(
-        self, name: str, variants: Mapping[str, Config], *, metrics: Sequence[str] = (), data: ImageData | None = None
-    ) -> dict[str, Trained]:
+    def live(self, name: str, variants: Mapping[str, Config], *, metrics: Sequence[str] = ()) -> dict[str, Trained]:
         """Networks to look inside, trained on the page with the study's first seed, whatever has been recorded.
 
         The build folder keeps them, so a page that is run again loads them, unless ``train`` is ``"all"``.
 
         Args:
             name, variants, metrics: as of :meth:`run`.
-            data: the data set of the configurations, where it is loaded already.
 
         Raises:
             NonFiniteLoss: the loss stopped being finite.
@@ -104,13 +100,11 @@ class Study:
         if asked.collecting is not None:
             asked.collecting.live[name] = Experiment(name, {k: (c,) for k, c in configs.items()}, tuple(metrics))
             return {}
-        networks = {
-            label: train_or_load(
-                config, chapter=self.chapter, metrics=metrics, data=data, device=self.device, again=self.train == "all"
-            )
+        again = self.train == "all"
+        return {
+            label: train_or_load(config, chapter=self.chapter, metrics=metrics, device=self.device, again=again)
             for label, config in configs.items()
         }
-        return networks
 
     def live_frame(self, networks: Mapping[str, Trained]) -> pd.DataFrame:
         """The numbers of :meth:`live` networks, in the form of :meth:`run`."""
@@ -122,9 +116,9 @@ class Study:
         self._records |= {f"live {name}": record for name, record in found.items()}
         return runs
 
-    def recorded(self, name: str, *, profile: str, chapter: str | None = None) -> pd.DataFrame:
+    def recorded(self, name: str, *, profile: str) -> pd.DataFrame:
         """An experiment as a profile's committed table has it, in the form of :meth:`run`; empty without one."""
-        return self._frame(asked.table(profile, chapter or self.chapter).get(name, Experiment(name, {})))
+        return self._frame(asked.table(profile, self.chapter).get(name, Experiment(name, {})))
 
     def beside_photos(self, name: str, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Data set → the runs of an experiment: these, and where they are measured and others, those on real images.

@@ -96,7 +96,6 @@ def train_or_load(
     *,
     chapter: str,
     metrics: Sequence[str] = (),
-    data: ImageData | None = None,
     device: str | None = None,
     again: bool = False,
 ) -> Trained:
@@ -104,13 +103,12 @@ def train_or_load(
 
     Args:
         config, chapter, metrics, device: as of :func:`measure`.
-        data: the data set of ``config``, where it is loaded already.
         again: train it anew.
 
     Raises:
         NonFiniteLoss: the loss stopped being finite.
     """
-    data = load(config.data, **config.data_args) if data is None else data
+    data = load(config.data, **config.data_args)
     folder = folders.build() / "live" / run_id(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -127,7 +125,6 @@ def train_or_load(
             raise NonFiniteLoss(
                 f"{config.method} diverged at step {step}: a page needs a network that trains; lower lr or add warm-up",
                 step=step,
-                terms={},
             )
         return Trained(method, record)
 

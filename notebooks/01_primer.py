@@ -450,7 +450,7 @@ print(f"by chance: {100 / len(images.classes):.1f} %")
 # %% [markdown]
 # ### Two heads
 #
-# The released code of MC-Loss and of AP-CNN has another classifier: batch normalization, a linear layer, batch normalization, ELU and a last linear
+# The official implementation of MC-Loss and of AP-CNN has another classifier: batch normalization, a linear layer, batch normalization, ELU and a last linear
 # layer. A method that brings this head and is compared with a linear one is given credit for the head. So there are
 # **two baselines**, and tables say which head a row has. The second baseline also pools by the maximum, as the released MC-Loss code does.
 

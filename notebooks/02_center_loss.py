@@ -562,8 +562,10 @@ for kind in ("paper", "derivative without ½"):
 # - **Divided by the batch.** Exactly as many times slower as the batch has samples; the table below says what it costs.
 # - **The dropped ½** is only a factor: that port's λ counts double. Compare weights across papers with care.
 # - **The derivative** gives frequent classes larger steps, and rare ones almost none, which the 1 + count was there to avoid.
-# - **Gradient hooks and mixed precision.** Ports that move the centers through `.grad` find them multiplied by the loss scale under mixed
-#   precision, and by λ unless they divide it out again (by zero, at λ = 0). A plain in-place update has neither trouble.
+# - **Gradient hooks and mixed precision.** Two ports move the centers through `.grad`, and mixed precision misleads both. The one that takes
+#   the derivative finds it multiplied by the loss scale, unless the scaler unscales the centers' optimizer too, and by λ unless it
+#   divides that out (by zero, at λ = 0). The other ignores the gradient that comes in, so its step never carries the scale, and unscaling
+#   makes it smaller by that factor. A plain in-place update has none of these troubles.
 # - **The bias.** The authors' MNIST network has none in its last layer; one port has. With a bias the classes need not spread
 #   around the origin.
 

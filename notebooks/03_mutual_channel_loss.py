@@ -15,10 +15,10 @@
 #
 # *The paper:* {footcite:t}`chang2020devil`. Part-based methods add networks that look for parts. MC-Loss adds **nothing**
 # to the network: it gives every class a few channels of the last feature map, and one loss asks two things of them. Each group
-# must recognise its class (**discriminality**), and its channels must look at different places (**diversity**).
+# must recognize its class (**discriminality**), and its channels must look at different places (**diversity**).
 #
 # What this chapter does: derives both terms, builds them by hand and compares with `fgvc_lib`, looks at the channels of a
-# class with and without diversity, measures which parts they cover, and runs the places where paper and released code differ.
+# class with and without diversity, measures which parts they cover, and runs the places where paper and official implementation differ.
 
 # %% tags=["parameters"]
 dataset = "birds"  # synthetic, with known parts
@@ -229,15 +229,15 @@ torch.testing.assert_close(library.div, div)
 
 # %% tags=["figure"]
 y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
-centres = torch.tensor(
+centers = torch.tensor(
     [[3.0, 4.0], [12.0, 5.0], [7.0, 12.0]]
 )  # y x of each channel's peak when apart
 
 
 def bumps(spread):
-    """Three channels with a peak each, moved from their common centre (0) to their places (1): (3, 16, 16)."""
-    middle = centres.mean(0)
-    at = middle + spread * (centres - middle)
+    """Three channels with a peak each, moved from their common center (0) to their places (1): (3, 16, 16)."""
+    middle = centers.mean(0)
+    at = middle + spread * (centers - middle)
     return torch.stack(
         [9 * torch.exp(-((y - a) ** 2 + (x - b) ** 2) / 6) for a, b in at.tolist()]
     )
@@ -281,7 +281,7 @@ show(
 # The sum is the share of the channel's mass on positions that it wins. A channel rises where it wins and falls where it loses: an
 # auction, with the winners keeping their ground. Two ends are flat. A channel that wins all its mass has no slope, and
 # neither has one that wins nothing, so channels that are *exactly* equal are never parted by $h$; random
-# initialisation and the mask have to see to that.
+# initialization and the mask have to see to that.
 
 # %% tags=["output"]
 for name, channels in {
@@ -723,7 +723,7 @@ show(
     name="fig-mc-xi",
     caption="Accuracy, distinct parts and h against the number of channels for each class; a dot is a seed, the line their "
     "mean.",
-    alt="Three curves over the number of channels per class from 1 to 6: test accuracy, mean number of distinct parts and h.",
+    alt=f"Three curves over the number of channels per class from {min(xis)} to {max(xis)}: test accuracy, mean number of distinct parts and h.",
 )
 
 # %% tags=["table"]
@@ -743,7 +743,7 @@ by_mask = study.run(
 show_table(summarize(by_mask, PARTS, "fraction hidden"), foot=study.foot(by_mask))
 
 # %% [markdown]
-# **Weights.** The grid over μ and λ, around what the released code uses from scratch (μ = 1.5, λ = 4.44, see below).
+# **Weights.** The grid over μ and λ, around what the official implementation uses from scratch (μ = 1.5, λ = 4.44, see below).
 
 # %% tags=["experiment"]
 grid = {f"μ {m:g}, λ {w:g}": mutual_channel(mu=m, lam=w) for m in mus for w in lambdas}
@@ -796,7 +796,7 @@ by_other = study.run(
 show_table(summarize(by_other, PARTS, "VGG"), foot=study.foot(by_other))
 
 # %% [markdown]
-# **From scratch or fine-tuned?** The author of the released code says there that MC-Loss is not well suited to fine-tuning and that its gain
+# **From scratch or fine-tuned?** The author of the official implementation says there that MC-Loss is not well suited to fine-tuning and that its gain
 # is large only from scratch. One user reports 86.38 % by the CE head alone and 86.56 % with MC-Loss for a pretrained ResNet-50 on CUB at equal settings. The
 # chapter trains from scratch throughout and does not test the other half.
 #
@@ -824,7 +824,7 @@ print(
 print(f"with the usual last stage of 64 channels in place of 36: {usual:,}")
 
 # %% [markdown]
-# Time and memory, measured by `benchmarks/mutual_channel.py`: forward and backward of the loss alone, against the released code's way (a mask
+# Time and memory, measured by `benchmarks/mutual_channel.py`: forward and backward of the loss alone, against the official implementation's way (a mask
 # built in Python at each call, transposed max-pooling) and against plain softmax, max and sum; and a whole training step.
 
 # %% tags=["table"]
@@ -946,7 +946,7 @@ for ax, last in zip(axes, (T, 12), strict=True):
         "-o",
         ms=3 if last < T else 0,
         color=COLORS[1],
-        label="released code",
+        label="official implementation",
     )
     ax.plot(t[-last:], ours[-last:], "--", color=COLORS[0], label="fgvc_lib")
     ax.set(xlabel="epoch", ylabel="learning rate")
@@ -1030,7 +1030,7 @@ show(
 )
 
 # %% [markdown]
-# Epochs are independent here; real ones resemble their neighbours, which lowers the number, and the log's early epochs are still learning. The
+# Epochs are independent here; real ones resemble their neighbors, which lowers the number, and the log's early epochs are still learning. The
 # protocol's sign is certain, though: the best of many is never below the mean, and a method and its baseline gain alike only if both are
 # tested as often. The runs of this book report the **last** epoch on all test images. What the best epoch would have
 # added to the two networks above, on the validation images:
@@ -1063,9 +1063,11 @@ show_table(pd.DataFrame(lines), foot=study.foot(live))
 #
 # - **μ when fine-tuning.** The released script for the pretrained network has 0.0005. The log beside it comes from a run of another name than the script's, so
 #   the two may differ.
+# - **VGG-16.** The script for training from scratch widens conv4_3 to 600 channels too, not only the last convolution; here the last
+#   alone.
 # - **The mask** is shuffled with Python's global generator, unseeded: no two runs are alike. Here it comes from a generator that the seed fixes.
 # - **Normalization.** The pretrained script uses mean and deviation 0.5 with weights that were trained with the statistics of ImageNet.
-# - **The test crop.** At 224 pixels from scratch, images are resized to a square with no centre crop; at 448, resized to 600 and cropped.
+# - **The test crop.** At 224 pixels from scratch, images are resized to a square with no center crop; at 448, resized to 600 and cropped.
 #
 # ## Exercises
 #

@@ -244,7 +244,7 @@ for name, x in entries.items():
 # since a network does not answer it by scaling its maps.
 #
 # The root has a flaw: its slope at zero is infinite, and there are many zeros, the entries of all pairs of channels that never fire
-# together. Released code takes $\sqrt{x + \varepsilon}$, without the sign. The library takes
+# together. A PyTorch port takes $\sqrt{x + \varepsilon}$, without the sign. The library takes
 #
 # $$
 # y = \frac{x}{\sqrt{|x| + \varepsilon}}, \qquad \frac{dy}{dx} \le \frac{1}{\sqrt\varepsilon},
@@ -480,9 +480,11 @@ at = torch.arange(side) + 0.5
 row, column = ((influence.sum(axis) @ at / influence.sum()).item() for axis in (1, 0))
 drawn = (middle + 0.5) * stride
 print(f"cell ({middle}, {middle}) would be drawn around pixel {drawn:g};")
-print(f"it looks around row {row:.1f}, column {column:.1f}")
-offset = -(stride - 1) / 2  # what steps of ½, 1, 2, … pixels add up to
-frame = (offset, side + offset, side + offset, offset)  # where maps are drawn below
+print(f"it looks around row {row:.1f}, column {column:.1f};")
+first = bcnn.backbone.centers[bcnn.backbone.last]  # where cell (0, 0) looks, in pixels
+print(f"the library places it at pixel {first + middle * stride:g}")
+low, high = first - stride / 2, first - stride / 2 + side
+frame = (low, high, high, low)  # where maps are drawn below
 
 
 # %% tags=["figure"]
@@ -541,11 +543,9 @@ show(
 def pointing(evidence_maps):
     """Peaks on the deciding part or within half a cell, and on the next image's."""
     masks = parts["masks"][torch.arange(len(some)), deciding]  # (N, H, W)
-    lean = -int(offset)  # in whole pixels; no part is near the border
-    masks = masks.roll((lean, lean), (1, 2))
     rates = []
     for target in (masks, masks.roll(-1, 0)):
-        hits = pointing_game(evidence_maps, target, tolerance=stride / 2)
+        hits = pointing_game(evidence_maps, target, tolerance=stride / 2, center=first)
         rates.append(f"{100 * hits.nanmean():.1f}")
     return rates
 

@@ -234,7 +234,7 @@ show(
 # $$ (eq-cin-first-order)
 #
 # the **mean of all channels, minus a little of what is like channel $i$**. The subtracted part is the trilinear product $XX^\top X$ of
-# {doc}`TASN <06_tasn>`, centred. We will see which of the two regimes a trained network is in.
+# {doc}`TASN <06_tasn>`, centered. We will see which of the two regimes a trained network is in.
 #
 # ## Training
 #
@@ -274,7 +274,11 @@ with torch.no_grad():
     w = sci_cpu.relation(x)  # (360, c, c)
     y = torch.bmm(w, x.flatten(2)).view_as(x)
     torch.testing.assert_close(z, sci_cpu.combine(x, y), rtol=1e-3, atol=1e-3)
-parts = channel_parts_of(x, masks)  # (360, c): the part that a channel lies on, or -1
+center = plain.backbone.centers[
+    plain.backbone.last
+]  # where cell (0, 0) looks, in pixels
+# (360, c): the part that a channel lies on, or -1
+parts = channel_parts_of(x, masks, center=center)
 
 
 # %% tags=["table"]
@@ -357,9 +361,9 @@ show(
 # %% tags=["output"]
 mean_map = x.mean(1, keepdim=True)
 product = torch.bmm(x.flatten(2), x.flatten(2).mT)  # (360, c, c)
-centred = product - product.mean(2, keepdim=True)
+centered = product - product.mean(2, keepdim=True)
 s = 1 / x[0, 0].numel()
-approximate = mean_map - s / c * torch.bmm(centred, x.flatten(2)).view_as(x)
+approximate = mean_map - s / c * torch.bmm(centered, x.flatten(2)).view_as(x)
 fires = x.flatten(2).amax(2) > 0
 
 
@@ -413,6 +417,8 @@ titles = (
     "$Y = WX$",
     "after SCI, $Z$",
 )
+low = center - 64 / x.shape[-1] / 2
+frame = (low, low + 64, low + 64, low)  # where the cells of a map look
 figure, axes = plt.subplots(len(shown), len(titles), figsize=(10, 6.2))
 for row, (i, k) in zip(axes, shown, strict=True):
     ranked = [
@@ -426,17 +432,17 @@ for row, (i, k) in zip(axes, shown, strict=True):
     )
     row[0].set_xlabel(birds.classes[labels[i]], fontsize=8)
     for ax, j in zip(row[1:5], (k, *chosen), strict=True):
-        ax.imshow(x[i, j], extent=(0, 64, 64, 0), vmin=0)
+        ax.imshow(x[i, j], extent=frame, vmin=0)
         rank = "" if j == k else f", rank {ranked.index(j) + 1}"
         ax.set_xlabel(
             f"{birds.part_names[parts[i, j]]}{rank}\nat most {x[i, j].max():.2g}",
             fontsize=8,
         )
     for ax, values in ((row[5], y[i, k]), (row[6], z[i, k])):
-        ax.imshow(values, extent=(0, 64, 64, 0))
+        ax.imshow(values, extent=frame)
         ax.set_xlabel(f"{values.min():.2g} … {values.max():.2g}", fontsize=8)
     for ax in row:
-        ax.set(xticks=[], yticks=[])
+        ax.set(xticks=[], yticks=[], xlim=(0, 64), ylim=(64, 0))
 for ax, title in zip(axes[0], titles, strict=True):
     ax.set_title(title)
 show(
@@ -1214,7 +1220,7 @@ for name, map_size in {
 
 # %% [markdown]
 # - **Y or φ(Y).** The port gives $\psi$ the map $\varphi(Y)$; the formula as quoted says $Y$, and so does the library.
-# - **A fresh φ.** Initialised like any convolution, it changes what a trained network has learned to read. We put a fresh block in front of the head of the
+# - **A fresh φ.** Initialized like any convolution, it changes what a trained network has learned to read. We put a fresh block in front of the head of the
 #   plain network of this page:
 
 # %% tags=["output"]
@@ -1229,12 +1235,12 @@ with torch.no_grad():
         return 100 * (head(maps.mean((2, 3))).argmax(1) == labels).float().mean().item()
 
     print(f"no block:                    {scored(features):.1f} %")
-    for zero_init in (False, True):
-        block = SelfChannelInteraction(features.shape[1], zero_init=zero_init)
+    for normalize, name in ((False, "as printed"), (True, "φ/√c")):
+        block = SelfChannelInteraction(features.shape[1], normalize=normalize)
         out = block(features)
         change = ((out - features).norm() / features.norm()).item()
         print(
-            f"fresh block, zero_init={zero_init!s:<6} {scored(out):.1f} %, ‖Z − X‖ / ‖X‖ = {change:.2f}"
+            f"fresh block, {name:<12}    {scored(out):.1f} %, ‖Z − X‖ / ‖X‖ = {change:.2f}"
         )
 
 # %% [markdown]
@@ -1262,12 +1268,12 @@ with torch.no_grad():
 # of the distance at zero as zero; a literal √ has 0/0 there).
 # ```
 #
-# 4. **What the margin means.** $h$ is linear and unconstrained. Show that for any network with $L_{cont} > 0$ from negative pairs alone, scaling $h$ lowers the loss. Why
+# 4. **What the margin means.** Leave $h$ linear and unconstrained, as the paper has it. Show that for any network with $L_{cont} > 0$ from negative pairs alone, scaling $h$ lowers the loss. Why
 #    can that not go on with positive pairs in the batch?
 #
 # ```{dropdown} Solution
 # Distances scale with $h$: multiply until every negative pair is beyond β. Distances of positive pairs grow alike and cost $d^2$. So the loss fixes the *ratio* of the two
-# kinds of distances, in units of β; L2-normalised embeddings would fix the scale instead, and β would mean the same for every network.
+# kinds of distances, in units of β. The library's $h$ of length one fixes the scale instead, and β means the same for every network.
 # ```
 #
 # 5. **Symmetry.** Swapping $A$ and $B$ swaps $Z'_A$ and $Z'_B$. Which property of ψ guarantees it, and what would two different layers for η and γ cost?

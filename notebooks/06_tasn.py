@@ -127,11 +127,11 @@ std = torch.tensor(birds.std).view(3, 1, 1)
 
 
 def to_picture(image: torch.Tensor) -> np.ndarray:
-    """A normalised image as matplotlib wants it."""
+    """A normalized image as matplotlib wants it."""
     return (image.cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
 
 
-def normalised(rows) -> torch.Tensor:
+def normalized(rows) -> torch.Tensor:
     """Test images as a network gets them."""
     return (
         torch.from_numpy(np.asarray(birds.test.images[rows])).float() / 255 - mean
@@ -166,7 +166,7 @@ examples = [
     int(np.flatnonzero(deciding == birds.part_names.index(part))[0])
     for part in ("eye", "wing", "tail")
 ]
-images = normalised(examples)  # (3, 3, 128, 128)
+images = normalized(examples)  # (3, 3, 128, 128)
 small = plainly_resized(images)
 boxes = np.stack([birds.test.parts["boxes"][i, deciding[i]] for i in examples])
 figure, axes = plt.subplots(2, 6, figsize=(9, 3.2))
@@ -282,7 +282,7 @@ print("singular values of X: ", [round(v, 2) for v in before.tolist()])
 print("and of the product:   ", [round(v, 2) for v in after.tolist()])
 
 # %% [markdown]
-# The same cube lets loud channels drown quiet ones: channel 2 above ends at 27. So the paper normalises twice,
+# The same cube lets loud channels drown quiet ones: channel 2 above ends at 27. So the paper normalizes twice,
 #
 # $$
 # M(X) = \mathcal N\bigl(\mathcal N(X)\, X^\top\bigr)\, X .
@@ -488,8 +488,9 @@ show(
 # Two marginals hold less than the plane. If a map has two peaks, both of their columns and both of their rows are enlarged, and so the two *other* crossings
 # are enlarged too, where there was nothing: **ghost regions**. The paper does not mention them; they follow from {eq}`eq-tasn-magnification`.
 #
-# And nothing bounds the magnification: a map with a single cell that is not zero gives that cell the whole image. The released code
-# limits it to 4 along an axis, which the library takes as its default (`limit=None` is the formula).
+# And nothing bounds the magnification: a map with a single cell that is not zero gives that cell the whole image. The official
+# implementation clips at 4 along an axis and hands what it clipped to all cells, five times; only the first round clips at 4, the later ones
+# at the smaller axis's peak, so it settles a little above. The library takes 4 as its default, and never exceeds it (`limit=None` is the formula).
 
 # %% tags=["figure"]
 two = torch.full((16, 16), 0.15)
@@ -574,7 +575,7 @@ for T in (1.0, 3.0, 10.0):
     )
 
 # %% [markdown]
-# The derivative is $(q_s - q_d)/T$, and for large T the difference itself shrinks as $1/T$: **the gradient falls as $1/T^2$.** Hinton et al. therefore multiply the loss by $T^2$. The released code
+# The derivative is $(q_s - q_d)/T$, and for large T the difference itself shrinks as $1/T$: **the gradient falls as $1/T^2$.** Hinton et al. therefore multiply the loss by $T^2$. The official implementation
 # of TASN uses T = 10 and does not, so its λ = 1 is about a hundredth of what it looks like. The library has the factor as an option, off by default, and the sweeps below
 # move λ and T apart.
 #
@@ -586,7 +587,7 @@ for T in (1.0, 3.0, 10.0):
 # | master net | $I_s = S(I, A(M))$ | labels, and the part net's answers |
 # | part net, the master's convolutions | $I_d = S(I, R(M))$ | labels |
 #
-# In the released code no gradient passes the sampler: **the attention net never hears whether its maps helped.** We ask below whether it should. The test-time forward pass from scratch, against
+# In the official implementation no gradient passes the sampler: **the attention net never hears whether its maps helped.** We ask below whether it should. The test-time forward pass from scratch, against
 # {py:class}`fgvc_lib.methods.tasn.TASN`:
 
 # %%
@@ -665,7 +666,7 @@ bare(axes)
 show(
     figure,
     name="fig-tasn-channels",
-    caption="The channels that respond most, before and after the trilinear product, each with its own colour scale; a cross marks the peak. Compare a column across birds: does the channel point at the same part?",
+    caption="The channels that respond most, before and after the trilinear product, each with its own color scale; a cross marks the peak. Compare a column across birds: does the channel point at the same part?",
     alt="A grid of heat maps: for each of three birds a row of five raw channels and a row of the same channels after the trilinear product, with a cross at each maximum.",
 )
 
@@ -911,8 +912,8 @@ if ax.get_legend_handles_labels()[0]:
 show(
     figure,
     name="fig-tasn-coverage",
-    caption="Expected number of different parts, of the six that a synthetic bird has (dotted), that the detail images of one bird have enlarged after so many epochs, for each normalisation and for raw channels.",
-    alt="Curves that rise with the number of visits, one for each normalisation and one for raw channels, below a dotted line at six parts.",
+    caption="Expected number of different parts, of the six that a synthetic bird has (dotted), that the detail images of one bird have enlarged after so many epochs, for each normalization and for raw channels.",
+    alt="Curves that rise with the number of visits, one for each normalization and one for raw channels, below a dotted line at six parts.",
 )
 
 # %% [markdown]
@@ -935,8 +936,8 @@ show_table(
 # ## Distillation against its alternatives
 #
 # *Shared weights only* trains both nets and lets nothing else pass between them. *Concatenation* classifies both features together and so needs the part net at test. The columns on the right
-# take the trained nets apart: the master alone (what the paper tests), the part net alone, the average of both. At test the part net's map is the average of all channels, as in the released code: for
-# the part net it is a new kind of image.
+# take the trained nets apart: the master alone (what the paper tests), the part net alone, the average of both. At test the part net's map is the average of all channels, equal ones included, as in the official
+# implementation: for the part net it is a new kind of image.
 
 # %% tags=["experiment"]
 by_teaching = study.run(
@@ -956,7 +957,7 @@ show_table(
 )
 
 # %% [markdown]
-# The PyTorch port of the released code reports, for CUB, 85.5 % for the master alone and 86.2 % together with the part net, both without distillation.
+# The PyTorch port of the official implementation reports, for CUB, 85.5 % for the master alone and 86.2 % together with the part net, both without distillation.
 #
 # ### Temperature and weight
 
@@ -1020,7 +1021,7 @@ show_table(both, foot=study.foot(pd.concat([by_temperature, by_weight])))
 # ## Should the sampler have a gradient?
 #
 # $x_k = F^{-1}(\cdot)$ is a differentiable function of the map almost everywhere, and so is bilinear interpolation of where it reads. The gradient is there for the taking: the master's loss could tell the attention net
-# to look elsewhere. The released code stops it. The library's `sampling={"gradient": True}` lets it through; we compare four ways to train the attention net.
+# to look elsewhere. The official implementation stops it. The library's `sampling={"gradient": True}` lets it through; we compare four ways to train the attention net.
 
 # %% tags=["output"]
 for passes in (False, True):
@@ -1164,7 +1165,7 @@ show_table(
 )
 
 # %% [markdown]
-# The sampler needs no compiled extension: a running sum, a search, and `grid_sample`, all batched. The released code loops over images inside a CUDA kernel of its own, which no longer compiles with current torch.
+# The sampler needs no compiled extension: a running sum, a search, and `grid_sample`, all batched. The official implementation loops over images inside a CUDA kernel of its own, which no longer compiles with current torch.
 #
 # ## Paper versus official implementation
 #
@@ -1174,9 +1175,10 @@ show_table(
 # | | paper | MXNet | PyTorch port |
 # | --- | --- | --- | --- |
 # | inside the spatial softmax | $X$ | $7X$ | $2X$, under a comment that says 7 |
-# | structure map | average | sum over channels with different totals, squared | sum |
+# | attention net | | pre-activation ResNet-18; dilated convolutions with biases, no BatchNorm between them; ReLU after the last BatchNorm | |
+# | structure map | average | sum over channels with different totals, enlarged with corners aligned, squared | sum |
 # | detail map | random channel | random in training, sum of all at test | random channel at test too, plus 0.01 |
-# | largest magnification | none | 4, the same for both axes, in five rounds | |
+# | largest magnification | none | five rounds of clipping, the first at 4, the others at the smaller axis's peak: settles above 4 | |
 # | distillation | part net → master | gradient into the teacher too, T = 10, no $T^2$ | none |
 # | corners of the grid | | aligned | whatever `grid_sample` does by default |
 #
@@ -1206,7 +1208,7 @@ for s in (1, 2, 7):
     print(f"scale {s}: {effective.mean():6.1f} of {x.shape[2]} cells")
 
 # %% [markdown]
-# **Equal maps.** Channels that a ReLU has silenced have one and the same trilinear map; a random choice would fall on it again and again. The released code counts maps of equal total once. But it makes its mask in
+# **Equal maps.** Channels that a ReLU has silenced have one and the same trilinear map; a random choice would fall on it again and again. The official implementation counts maps of equal total once. But it makes its mask in
 # the order of the *sorted* totals and, for the structure map, applies it to the unsorted channels:
 
 # %% tags=["output"]
@@ -1241,7 +1243,7 @@ for aligned in (True, False):
     )
 
 # %% [markdown]
-# **The teacher learns too.** Nothing in the released code stops the gradient into the part net's softened answers, so the part net is also trained to say what the master will.
+# **The teacher learns too.** Nothing in the official implementation stops the gradient into the part net's softened answers, so the part net is also trained to say what the master will.
 
 # %% tags=["output"]
 part_logits = teacher.clone().requires_grad_()
@@ -1293,7 +1295,7 @@ show_table(
 # everything else goes to 0. Half of the output shows ghosts.
 # ```
 #
-# 3. **Trilinear on one channel.** What is $M(X)$ for $c = 1$, with and without the normalisations? What does that say about where the strength of the product comes from?
+# 3. **Trilinear on one channel.** What is $M(X)$ for $c = 1$, with and without the normalizations? What does that say about where the strength of the product comes from?
 #
 # ```{dropdown} Solution
 # Without: $(x^\top x)\,x$, the same map, scaled. With both: the relation is a softmax over a single number, 1, so $M = X$. One channel cannot be improved: all comes from agreement between channels.

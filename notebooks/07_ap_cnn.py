@@ -231,7 +231,7 @@ show(
 # F'_k = A^s_k \odot F_k + \tilde A^c_k \odot F_k .
 # $$ (eq-ap-attend)
 #
-# Masks of different sizes cannot be averaged so easily, and in the released code only the channel gates take this way.
+# Masks of different sizes cannot be averaged so easily, and in the official implementation only the channel gates take this way.
 #
 # ### By hand
 #
@@ -369,10 +369,10 @@ torch.testing.assert_close(library[0], by_hand)  # the library agrees
 # %% [markdown]
 # The 9 in the corner is the largest score, and lies in the border: it does not count. The 7 and the 2 overlap the box of the 8 and are
 # struck out. The third box is of a cell that scores 1, the least there is! It is a candidate because the
-# border's zeros count in the mean and pull it below 1. The released code does this; `mean_with_border=False` takes the mean
+# border's zeros count in the mean and pull it below 1. The official implementation does this; `mean_with_border=False` takes the mean
 # of the inner cells, and leaves two boxes here.
 #
-# The library has no loop over images: `top_k` rounds of "best box of every image, strike out its neighbours", for the whole
+# The library has no loop over images: `top_k` rounds of "best box of every image, strike out its neighbors", for the whole
 # batch at once, the same result as the loop. Rows without a box are NaN, so shapes never change.
 
 # %% tags=["figure"]
@@ -597,7 +597,7 @@ for ax, i in zip(axes[0], some, strict=True):
 show(
     figure,
     name="fig-ap-training",
-    caption="Boxes before training, after one epoch and at the end, colours as above; in black the part that decides. "
+    caption="Boxes before training, after one epoch and at the end, colors as above; in black the part that decides. "
     "Follow the small boxes down a column, and see how much of the image is left in the union (dashed).",
     alt="Twelve pictures of four birds at three moments of training, each with boxes of three sizes, a black box around the "
     "deciding part and a dashed box around all boxes.",
@@ -889,8 +889,9 @@ by_border = study.run(
 show_table(summarize(by_drop, STAGES, "rates"), foot=study.foot(by_drop))
 
 # %% [markdown]
-# **The border**, as a share of the mask at each side. The released code strikes out 0.2 where the data set has 200 classes and 0.1 for any
-# other number, rounded down to whole cells; of our 8 cells at level 5, 0.1 is none. We use 0.125: 4, 2 and 1 cells at levels 3, 4 and 5.
+# **The border**, as a fraction of the mask at each side. The official implementation strikes out 0.2 where the data set has 200 classes and
+# 0.1 for any other number, rounded down to whole cells, and a row and column more at the bottom and right unless that is a whole
+# number of cells (`released_border=True`). Of our 8 cells at level 5, 0.1 is none. We use 0.125: 4, 2 and 1 cells at levels 3, 4 and 5.
 
 # %% tags=["table"]
 show_table(
@@ -1046,7 +1047,7 @@ show_table(
 #
 # | | AP-CNN | WS-DAN |
 # | --- | --- | --- |
-# | attention | one mask per level of a pyramid | M maps of one level, kept apart by a centre loss on part features |
+# | attention | one mask per level of a pyramid | M maps of one level, kept apart by a center loss on part features |
 # | region | union of boxes: anchors, suppression | box around all cells above a threshold of one map |
 # | what is cropped and dropped | a low-level *feature* | the *image* |
 # | cost of the second look | upper stages | the whole network, once for each augmented image |
@@ -1115,15 +1116,15 @@ show_table(
 #
 # The reported accuracy is the best over the epochs *on the test set*. Here test images are used once, after the last epoch.
 #
-# **Anchors lie on corners.** The released code centres the anchor of cell $(i, j)$ on $(j, i) \times$ stride, the cell's top left corner. All boxes are
-# shifted by half a cell towards that corner; at level 5 of the paper's setting:
+# **Anchors lie on corners.** The official implementation centers the anchor of cell $(i, j)$ on $(j, i) \times$ stride, the cell's top left corner; the
+# library on the cell's center. The corner is where a ResNet's cell looks, for VGG it is the center. At level 5 of the paper's setting:
 
 # %% tags=["output"]
-for offset, name in ((0.5, "cell centre"), (0.0, "released")):
-    box = anchor_boxes((14, 14), (448, 448), size=4 / 7, offset=offset).view(14, 14, 4)[
-        7, 7
-    ]
-    print(f"{name:<12} cell (7, 7): {box.tolist()}")
+box = anchor_boxes((14, 14), (448, 448), size=4 / 7).view(14, 14, 4)[7, 7]
+looks_at = resnet("small").centers["layer3"] + 7 * 448 / 14
+print("cell (7, 7), library:  box centered on", ((box[:2] + box[2:]) / 2).tolist())
+print("official:              box centered on", [7 * 448 / 14] * 2)
+print("a ResNet's cell there: looks around   ", [looks_at] * 2)
 
 # %% [markdown]
 # **The threshold counts the zeros of the border**, as in the hand-worked example. What it lets through, on the masks of our network:
@@ -1171,7 +1172,7 @@ print(
 )
 
 # %% [markdown]
-# **A mask that starts saturated.** The released code ran on torch 0.4.1. Since then torch computes the initial range of a transposed convolution
+# **A mask that starts saturated.** The official implementation ran on torch 0.4.1. Since then torch computes the initial range of a transposed convolution
 # from its *output* channels, here one, and the same line of code starts $\sqrt{C}$ times larger. The library keeps the old range:
 
 # %% tags=["output"]
@@ -1217,15 +1218,18 @@ print(
 # %% [markdown]
 # More differences, without code:
 #
-# - **Switched by the class count.** `num_classes == 200` chooses the border (0.2, else 0.1) and the heads' width (512, else 256). A data set of 196 classes
-#   silently gets other hyperparameters. Here both are arguments.
+# - **Switched by the class count.** `num_classes == 200` chooses the border (0.2, else 0.1) and, in the ResNet file, the heads' width (512, else 256; the
+#   VGG-19 file always has 512). A data set of 196 classes silently gets other hyperparameters. Here both are arguments.
 # - **Suppression changed three times** in the repository's history: the first and last forms are plain; one in between merges boxes that overlap by more than
-#   half and score above 0.9 of the best. The published checkpoints go with the last.
+#   half and score above 0.9 of the best. The published checkpoints go with the last. The journal's text has an adaptive suppression that merges
+#   correlated boxes, and we take the merging form for it: `boxes={"merge": True}`.
+# - **Overlaps by the pixel.** The official overlaps count a pixel more per side and are of boxes that reach beyond the image; here boxes are cut first.
+# - **A normal start.** The official pyramid and channel gates start from a normal distribution; here from torchvision's and torch's defaults.
 # - **Labels at test time.** The released forward pass wants targets in evaluation too. Here none are needed, and they change nothing.
 # - **Seeds.** The drop draws from Python's `random`, which the training script does not seed. Here it has a generator of its own.
-# - **The pyramid's top.** The released code adds a pooled branch to $P_5$: one vector per image, added to every cell. The library follows it.
+# - **The pyramid's top.** The official implementation adds a pooled branch to $P_5$: one vector per image, added to every cell. The library follows it.
 # - **BatchNorm runs twice.** The shared layers see whole maps and zoomed maps in each step and keep one set of running statistics, a mixture of both, by which
-#   evaluation then normalises either. The library follows the release here; exercise 4 asks what it does.
+#   evaluation then normalizes either. The library follows the release here; exercise 4 asks what it does.
 # - **The fourth head** reads the concatenated pyramid for ResNet-50 and the last convolution for VGG-19. The library has the first for every backbone.
 #
 # ## Exercises

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 
+from bs4 import BeautifulSoup, SoupStrainer  # type: ignore[attr-defined]
 from nbformat import NotebookNode
 
 from pipeline.sync import place
@@ -93,43 +93,28 @@ def _first_line(text: str) -> str:
     return text.strip().splitlines()[0][:160]
 
 
-class _Requests(HTMLParser):
-    """Collects what a browser fetches by itself from other hosts when it opens a page."""
+FETCHING = ["script", "img", "link", "source", "iframe", "video", "audio", "track", "input", "object", "embed"]
+"""Elements that a browser fetches something for."""
+LINKS = ("stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload", "manifest")
+"""What a page's ``<link>`` is to it where a browser fetches its target."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        addresses = [
-            given.get("src", ""),
-            *(part.split()[0] for part in given.get("srcset", "").split(",") if part.strip()),
-        ]
-        fetched = {
-            "stylesheet",
-            "icon",
-            "preload",
-            "prefetch",
-            "preconnect",
-            "dns-prefetch",
-            "modulepreload",
-            "manifest",
-        }
-        if tag == "link" and fetched & set(given.get("rel", "").split()):
-            addresses.append(given.get("href", ""))
-        if tag in {"object", "embed"}:
-            addresses.append(given.get("data", ""))
-        self.found += [address for address in addresses if re.match(r"(https?:)?//", address)]
+def _fetched(page: str) -> Iterator[str]:
+    """The addresses that a browser asks for by itself when it opens a page."""
+    soup = BeautifulSoup(page, "html.parser", parse_only=SoupStrainer(FETCHING))
+    yield from (str(tag["src"]) for tag in soup.select("[src]"))
+    candidates = (part.split() for tag in soup.select("[srcset]") for part in str(tag["srcset"]).split(","))
+    yield from (address for address, *_ in filter(None, candidates))
+    yield from (str(tag["href"]) for tag in soup.select(", ".join(f"link[rel~={kind}][href]" for kind in LINKS)))
+    yield from (str(tag["data"]) for tag in soup.select("object[data], embed[data]"))
 
 
 def outside_requests(html: Path) -> list[str]:
     """What the pages and style sheets under ``html`` would fetch from other hosts, as ``page: address``."""
     found = []
     for page in sorted(html.rglob("*.html")):
-        parser = _Requests()
-        parser.feed(page.read_text(encoding="utf8"))
-        found += [f"{page.relative_to(html)}: {address}" for address in parser.found]
+        fetched = _fetched(page.read_text(encoding="utf8"))
+        found += [f"{page.relative_to(html)}: {a}" for a in fetched if re.match(r"(https?:)?//", a)]
     for style in sorted(html.rglob("*.css")):
         text = style.read_text(encoding="utf8", errors="replace")
         addresses = re.findall(r"(?:url\(|@import\s+)[\"']?((?:https?:)?//[^\"')\s]+)", text)

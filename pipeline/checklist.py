@@ -40,7 +40,7 @@ def checklist(chapter: str) -> list[Item]:
     if not source.exists():
         raise PipelineError(f"notebooks/{chapter}.py does not exist: write it, in percent format")
     text = source.read_text(encoding="utf8")
-    made = sync.notebook(chapter, text)  # refuses a chapter without a title
+    made = sync.notebook(chapter, text)  # refuses one without a title or without literal parameters
     return [Item(asked, problem) for asked, problem in _items(chapter, text, made)]
 
 
@@ -55,7 +55,6 @@ def _items(chapter: str, source: str, notebook: NotebookNode) -> Iterator[tuple[
     yield "its code reads every parameter, and every profile fits them", _parameters(chapter, notebook)
     tags = {tag for cell in code for tag in cell.metadata.get("tags", [])}
     yield "cells that show something are tagged", "" if tags & set(SHOWN) else f"no cell has {', '.join(SHOWN)}"
-    yield "its header names the chapters whose records it shows", _header(chapter, notebook, code)
     yield "exercises have folded solutions", _exercises(prose)
     yield "what it cites is in book/references.bib and listed at its end", _citations(prose)
     yield "the index page links to it", _links("book/index.md", chapter)
@@ -81,15 +80,6 @@ def _parameters(chapter: str, notebook: NotebookNode) -> str:
     except PipelineError as error:
         return str(error)
     return ""
-
-
-def _header(chapter: str, notebook: NotebookNode, code: list[NotebookNode]) -> str:
-    stated = notebook.metadata.get("records", [])
-    if stated == "all":
-        return ""
-    named = {name for cell in code for name in re.findall(r'chapter="(\d\d_\w+)"', cell.source)}
-    others = named - {chapter, *stated}
-    return f"its source's header lacks `records: [{', '.join(sorted(others))}]`" if others else ""
 
 
 def _exercises(prose: str) -> str:

@@ -25,30 +25,20 @@ import nbformat
 from nbformat import NotebookNode
 
 from pipeline import status
-from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook, executed_path, files, parameters
+from pipeline.project import (
+    ROOT,
+    PipelineError,
+    build_folder,
+    clean_notebook,
+    defaults,
+    executed_path,
+    files,
+    parameters,
+)
 from pipeline.sync import place
 
 LIBRARY = ("fgvc_lib/**/*.py", "fgvc_study/**/*.py")
 HEARTBEAT = 15  # seconds between two lines of progress
-
-
-def defaults(notebook: NotebookNode, chapter: str) -> dict[str, Any]:
-    """What the cell tagged ``parameters`` sets; literals only, since a value derived there would keep its default."""
-    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(tagged) != 1:
-        raise PipelineError(f"notebooks/{chapter}: {len(tagged)} cells are tagged 'parameters', there must be one")
-    found: dict[str, Any] = {}
-    for statement in ast.parse(tagged[0].source).body:
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        value = getattr(statement, "value", None)
-        try:
-            if not isinstance(target, ast.Name) or value is None:
-                raise ValueError
-            found[target.id] = ast.literal_eval(value)
-        except ValueError:
-            line = ast.unparse(statement)
-            raise PipelineError(f"notebooks/{chapter}: the parameters cell holds literals only, not {line!r}") from None
-    return found
 
 
 def names_read(cells: Iterable[NotebookNode], chapter: str) -> set[str]:
@@ -85,8 +75,8 @@ def given(profile: str, chapter: str, notebook: NotebookNode) -> dict[str, Any]:
     """What ``profile`` sets in ``chapter``.
 
     Raises:
-        PipelineError: the notebook has no parameter of that name, its default has another type, or the notebook has a
-            parameter that no later cell reads, or that one binds anew.
+        PipelineError: the notebook has no parameter of that name, or has one that no later cell reads, or that one
+            binds anew. (Types are checked by the chapter itself, see :func:`pipeline.sync.parse_cell`.)
     """
     known = defaults(notebook, chapter)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -99,18 +89,11 @@ def given(profile: str, chapter: str, notebook: NotebookNode) -> dict[str, Any]:
             "use another name there"
         )
     values = parameters(profile, chapter)
-    for name, value in values.items():
+    for name in values:
         if name not in known:
             raise PipelineError(
                 f"notebooks/{chapter} has no parameter {name!r}, which profile {profile} sets: "
                 f"it has {', '.join(known)}"
-            )
-        default = known[name]
-        same = type(value) is type(default) or (isinstance(value, int) and isinstance(default, float))
-        if value is not None and default is not None and not same:
-            raise PipelineError(
-                f"notebooks/{chapter}: parameter {name!r} must be of type {type(default).__name__} as its default, "
-                f"got {value!r} from profile {profile}"
             )
     return values
 

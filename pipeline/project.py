@@ -10,6 +10,7 @@ lowest torch           ``dependencies`` in ``pyproject.toml``
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 import tomllib
@@ -112,6 +113,25 @@ def clean_notebook(chapter: str) -> NotebookNode:
     if not path.exists():
         raise PipelineError(f"notebooks/{chapter}.ipynb does not exist: run `make sync`")
     return nbformat.read(path, as_version=4)
+
+
+def defaults(notebook: NotebookNode, chapter: str) -> dict[str, Any]:
+    """What the cell tagged ``parameters`` sets; literals only, since a value derived there would keep its default."""
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise PipelineError(f"notebooks/{chapter}: {len(tagged)} cells are tagged 'parameters', there must be one")
+    found: dict[str, Any] = {}
+    for statement in ast.parse(tagged[0].source).body:
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        value = getattr(statement, "value", None)
+        try:
+            if not isinstance(target, ast.Name) or value is None:
+                raise ValueError
+            found[target.id] = ast.literal_eval(value)
+        except ValueError:
+            line = ast.unparse(statement)
+            raise PipelineError(f"notebooks/{chapter}: the parameters cell holds literals only, not {line!r}") from None
+    return found
 
 
 def executed_path(profile: str, chapter: str) -> Path:

@@ -86,7 +86,7 @@ def block(tables: dict[str, pd.DataFrame]) -> str:
         lines += ["The comparison of all methods has no committed record yet.", ""]
     verdicts = Counter(ledger.judge(claim).verdict for claim in ledger.claims())
     counts = ", ".join(f"{verdicts[name]} {name}" for name in ledger.VERDICTS if verdicts[name])
-    lines.append(f"Of the papers' {sum(verdicts.values())} claims in `data/claims.yaml`: {counts}.")
+    lines.append(f"Of the {sum(verdicts.values())} claims in `data/claims.yaml`, most of them the papers': {counts}.")
     return "\n".join(lines)
 
 

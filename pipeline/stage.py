@@ -18,13 +18,13 @@ from nbformat.v4 import new_markdown_cell
 
 from pipeline import made, offline
 from pipeline.check import figure_text, is_image, problems
-from pipeline.execute import defaults
 from pipeline.project import (
     ROOT,
     PipelineError,
     build_folder,
     chapters,
     clean_notebook,
+    defaults,
     executed_path,
     write_if_changed,
 )

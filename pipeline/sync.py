@@ -4,7 +4,8 @@
 
 * cell ids are hashes of the chapter and the cell's position among the cells of its kind, so an edit of prose leaves
   every code cell's id, and with it the results that belong to it, where they are;
-* a badge and an install cell are put in, both made from the repository's address (``_config.yml``).
+* a badge and an install cell are put in, both made from the repository's address (``_config.yml``);
+* a cell after the parameters gives each the type of its default, because ``papermill -p`` passes lists as text.
 
 ``python -m pipeline.sync`` writes, ``python -m pipeline.sync --check`` says what would change and fails.
 """
@@ -14,13 +15,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 import jupytext
 import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from pipeline.project import ROOT, PipelineError, chapters, lowest_torch, repository, write_if_changed
+from pipeline.project import ROOT, PipelineError, chapters, defaults, lowest_torch, repository, write_if_changed
 
 INSTALL = """\
 # Installs fgvc_lib where it is missing (Google Colab) and leaves the torch that is there as it is.
@@ -42,6 +46,14 @@ if importlib.util.find_spec("fgvc_lib") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source, *keep], check=True)
 """
 
+PARSE = """\
+# `papermill -p xis '[2, 5]'` passes text: read it, and refuse values of another type.
+from fgvc_study.parameters import parse_parameters
+
+parse_parameters(
+{arguments}
+)"""
+
 
 def cell_id(chapter: str, kind: str, position: int) -> str:
     """The id of the ``position``-th cell of its ``kind`` (``code``, ``markdown``, ``raw``) in ``chapter``."""
@@ -53,6 +65,14 @@ def place(notebook: NotebookNode, cell: NotebookNode) -> str:
     lines = [line for line in cell.source.splitlines() if line.strip()] or ["empty"]
     number = next((n for n, other in enumerate(notebook.cells, 1) if other.id == cell.id), 0)
     return f"cell {number} ({lines[0].strip()[:60]!r})"
+
+
+def parse_cell(parameters: Mapping[str, Any]) -> str:
+    """The code that gives each of a chapter's parameters the type of its default; None has no type of its own."""
+    types = [f"{name}={type(value).__name__}" for name, value in parameters.items() if value is not None]
+    indent = " " * 4
+    arguments = textwrap.fill(", ".join(["globals()", *types]), 88, initial_indent=indent, subsequent_indent=indent)
+    return PARSE.format(arguments=arguments)
 
 
 def notebook(chapter: str, source: str) -> NotebookNode:
@@ -79,6 +99,9 @@ def notebook(chapter: str, source: str) -> NotebookNode:
         new_code_cell(install.rstrip(), id=cell_id(chapter, "install", 0), metadata={"tags": ["remove-cell"]}),
     ]
     made = new_notebook(cells=cells)
+    after = 1 + next(n for n, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    parse, tags = parse_cell(defaults(made, chapter)), {"tags": ["setup", "remove-cell"]}
+    cells.insert(after, new_code_cell(parse, id=cell_id(chapter, "parse", 0), metadata=tags))
     made.metadata = nbformat.from_dict(
         {
             "accelerator": "GPU",

@@ -126,10 +126,11 @@ def test_every_discrepancy_says_how_sure_what_we_do_and_where_it_is_shown(title)
     body = " ".join(ENTRIES[title].split())
     said, ours = body.split("*Here:*")
     ours, shown = ours.split("*Shown:*")
-    assert re.search(r"\((?:[^()]*\b)?(code|log|readme|issue|computed|quoted)\b[^()]*\)", said), "how sure"
+    assert re.search(r"\((?:[^()]*\b)?(paper|code|log|readme|issue|computed|quoted)\b[^()]*\)", said), "how sure"
     assert ours.strip()
     tests, chapters = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", shown), re.findall(r"{doc}`/notebooks/(\w+)`", shown)
     assert tests or chapters
+    assert len(tests) + len(chapters) == shown.count("`") // 2, "a test is `tests/….py::test_…`, without its class"
     assert set(chapters) <= PLANNED
     for path, name in tests:
         assert name in names_of_tests(path), f"{path}::{name}"
@@ -210,7 +211,7 @@ def test_every_module_is_on_a_page_of_the_reference_or_internal():
     shown = [module for names in reference.PAGES.values() for name in names for module in reference.modules(name)]
     files = [*ROOT.glob("fgvc_lib/*/*.py"), *ROOT.glob("fgvc_study/**/*.py")]
     there = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if not path.stem.startswith("_")}
-    there |= {f"fgvc_lib.{name}" for name in ("backbones", "config", "export")}
+    there |= {f"fgvc_lib.{name}" for name in ("config", "export")}
     assert sorted([*shown, *reference.INTERNAL]) == sorted(there)
 
 

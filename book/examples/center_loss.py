@@ -12,7 +12,7 @@ optimizer = torch.optim.SGD([*network.parameters(), *classifier.parameters()], l
 loader = [(torch.randn(8, 3, 32, 32), torch.randint(10, (8,))) for _ in range(2)]  # yours
 
 # ---- lifted ----
-center = CenterLoss(num_classes=10, feature_dim=16)  # its centres are a buffer: nothing to optimise
+center = CenterLoss(num_classes=10, feature_dim=16)  # its centers are a buffer: nothing to optimize
 for images, labels in loader:
     features = network(images)  # (B, 16)
     loss = F.cross_entropy(classifier(features), labels) + 0.003 * center(features, labels)

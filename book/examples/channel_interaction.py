@@ -13,7 +13,7 @@ classifier = nn.Linear(16, 4)  # yours
 loader = [(torch.randn(8, 3, 32, 32), torch.arange(8) % 4) for _ in range(2)]  # yours; several images of a class
 
 # ---- lifted ----
-sci = SelfChannelInteraction(16, zero_init=True)  # starts as the identity
+sci = SelfChannelInteraction(16)
 parts = nn.ModuleList([network, sci, classifier])
 optimizer = torch.optim.SGD(parts.parameters(), lr=0.01)
 for images, labels in loader:

@@ -10,7 +10,8 @@ map, which a second pass over a cropped feature needs.
 {'layer1': (16, 32, 32), 'layer2': (32, 16, 16), 'layer3': (64, 8, 8)}
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from fgvc_lib.backbones.backbone import Backbone
 from fgvc_lib.backbones.lenet import lenet_pp
@@ -26,4 +27,17 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 }
 """Name in a configuration → constructor."""
 
-__all__ = ["BACKBONES", "Backbone", "lenet_pp", "resnet", "timm_network", "vgg"]
+
+def from_settings(settings: Mapping[str, Any], what: str) -> Backbone:
+    """A backbone from plain data, ``{"backbone": "vgg", "depth": 11}``; a message calls the settings ``what``."""
+    arguments = dict(settings)
+    name = arguments.pop("backbone", None)
+    if name not in BACKBONES:
+        raise ValueError(
+            f"{what} must name its backbone, one of {', '.join(BACKBONES)}, like {{'backbone': 'vgg', 'depth': 11}}; "
+            f"got {dict(settings)!r}"
+        )
+    return BACKBONES[name](**arguments)
+
+
+__all__ = ["BACKBONES", "Backbone", "from_settings", "lenet_pp", "resnet", "timm_network", "vgg"]

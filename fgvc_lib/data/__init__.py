@@ -13,7 +13,7 @@ from fgvc_lib.data.handwritten import digits, mnist
 from fgvc_lib.data.image_folder import cars196_crops, folder
 from fgvc_lib.data.loader import Loader
 from fgvc_lib.data.real import aircraft, cars, flowers, pets
-from fgvc_lib.data.synthetic import birds, birds_oracle, oracle_crop
+from fgvc_lib.data.synthetic import birds, birds_oracle
 
 DATASETS: dict[str, Callable[..., ImageData]] = {
     "birds": birds,
@@ -58,4 +58,4 @@ def load(name: str, **args: Any) -> ImageData:
         ) from error
 
 
-__all__ = ["DATASETS", "ImageData", "Loader", "Split", "load", "oracle_crop"]
+__all__ = ["DATASETS", "ImageData", "Loader", "Split", "load"]

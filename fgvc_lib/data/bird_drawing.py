@@ -39,25 +39,18 @@ BERRIES = np.array([WHITE, BLACK, RED, YELLOW, ORANGE, BLUE], F)
 PLAIN: dict[str, float | tuple[float, float, float]] = {
     "cap": 0.0,
     "cap_color": BLACK,
-    "crest": 0.0,
     "ring": 0.0,
-    "ring_color": WHITE,
     "eyeline": 0.0,
     "beak_length": 0.27,
     "beak_width": 0.085,
-    "beak_curve": 0.02,
-    "beak_color": (0.25, 0.22, 0.20),
     "spot": 0.0,
-    "band": 0.0,
     "streaks": 0.0,
-    "breast_color": BLACK,
     "bar": -1.0,
     "bar2": -1.0,
     "bar_color": WHITE,
     "tail_from": 2.0,
     "tail_to": 2.0,
     "tail_color": WHITE,
-    "fork": 0.0,
 }
 """The look of a bird without a mark: sizes in bird units, colors as red, green, blue."""
 
@@ -113,8 +106,7 @@ def draw_birds(uniform: Array, looks: dict[str, Array], discriminative: Array, *
     s, n = turn(x + F(0.42), y + F(0.04), draws(-0.16, 0.02))
     s = -s
     width = np.maximum(F(0.075) + F(0.06) * s, F(0.05))
-    end = F(0.58) - look["fork"] * (1 - np.abs(n) / width)
-    tail = canvas.cover(np.maximum(np.maximum(np.abs(n) - width, s - end), -s))
+    tail = canvas.cover(np.maximum(np.maximum(np.abs(n) - width, s - F(0.58)), -s))
     canvas.paint(tail, back * F(0.82), light)
     tail_band = tail * canvas.cover(np.maximum(look["tail_from"] - s, s - look["tail_to"]))
     canvas.paint(tail_band, look["tail_color"])
@@ -123,15 +115,11 @@ def draw_birds(uniform: Array, looks: dict[str, Array], discriminative: Array, *
     # ---- beak, before the head that covers its root; hx, hy are the head's frame
     hx, hy = turn(x - F(0.40) - draws(-0.03, 0.03), y - F(0.34) - draws(-0.04, 0.03), draws(-0.10, 0.10))
     t = (hx - F(0.17)) / look["beak_length"]
-    beak_shape = np.abs(hy + F(0.01) + look["beak_curve"] * t * t) - look["beak_width"] * (1 - t)
+    beak_shape = np.abs(hy + F(0.01) + F(0.02) * t * t) - look["beak_width"] * (1 - t)
     beak = canvas.cover(np.maximum(beak_shape, np.maximum(-t, t - 1) * look["beak_length"]))
-    canvas.paint(beak, look["beak_color"], 1 + F(2.2) * hy)
+    canvas.paint(beak, np.array((0.25, 0.22, 0.20), F), 1 + F(2.2) * hy)
 
-    # ---- crest, body and head in one outline
-    crest_t = (-hx + F(0.08)) / F(0.34)
-    crest = np.abs(hy - F(0.08) - look["crest"] * crest_t) - look["crest"] * F(0.45) * (1 - crest_t)
-    crest = canvas.cover(np.maximum(crest, np.maximum(-crest_t, crest_t - 1) * F(0.34))) * (look["crest"] > 0)
-    canvas.paint(crest, back * F(0.9))
+    # ---- body and head in one outline
     bx, by = turn(x + F(0.04), y + F(0.08), 0.17)
     body = ellipse(bx, by, 0.52, 0.335)
     head = ellipse(hx, hy, 0.235, 0.215)
@@ -146,11 +134,9 @@ def draw_birds(uniform: Array, looks: dict[str, Array], discriminative: Array, *
     ux, uy = x - F(0.31), y - F(0.01)
     breast_region = outline * canvas.cover(ellipse(ux, uy, 0.17, 0.17))
     spot = canvas.cover(ellipse(ux - F(0.02), uy, 0.11, 0.11)) * (look["spot"] > 0)
-    band = canvas.cover(np.abs(uy - F(0.03) + F(0.35) * ux) - look["band"]) * (look["band"] > 0)
     stripe = np.abs(ux * F(12) - np.floor(ux * F(12)) - F(0.5)) * F(1 / 12) - F(0.018)
     streaks = canvas.cover(stripe) * (look["streaks"] > 0)
-    mark = np.maximum(np.maximum(spot, band), streaks)
-    canvas.paint(breast_region * mark, look["breast_color"])
+    canvas.paint(breast_region * np.maximum(spot, streaks), np.array(BLACK, F))
 
     # ---- wing: feathers, then bars across it
     wx, wy = turn(x + F(0.22), y, 0.10)
@@ -169,22 +155,19 @@ def draw_birds(uniform: Array, looks: dict[str, Array], discriminative: Array, *
     cap_line = F(0.055) - hy - F(0.25) * hx
     cap_region = outline * canvas.cover(np.maximum(head, cap_line))
     canvas.paint(cap_region * look["cap"], look["cap_color"])
-    crown_region = np.maximum(cap_region, crest)
     ex, ey = hx - F(0.085), hy - F(0.02)
     eye_region = canvas.cover(ellipse(ex, ey, 0.105, 0.105))
-    canvas.paint(eye_region * look["ring"], look["ring_color"])
+    canvas.paint(eye_region * look["ring"], np.array(WHITE, F))
     line = canvas.cover(np.maximum(np.abs(ey) - F(0.05), np.abs(ex) - F(0.20))) * outline
     canvas.paint(line * look["eyeline"], np.array(BLACK, F))
     eye_region = np.maximum(eye_region, line * look["eyeline"])
     canvas.paint(canvas.cover(ellipse(ex, ey, 0.05, 0.05)), np.array((0.05, 0.04, 0.04), F))
     canvas.paint(canvas.cover(ellipse(ex - F(0.015), ey - F(0.018), 0.014, 0.014)), np.array(WHITE, F))
 
-    regions = [crown_region, eye_region, beak, breast_region, wing_region, tail_region]
+    regions = [cap_region, eye_region, beak, breast_region, wing_region, tail_region]
     masks = np.stack([r > F(0.5) for r in regions], 1)  # (B, P, S, S)
     hidden = _occlude(draws, canvas, x0, y0, masks, discriminative, size)
-    # the head covers the roots of crest and beak
-    masks[:, 0] = np.maximum(cap_region, crest * (1 - outline)) > F(0.5)
-    masks[:, 2] &= outline <= F(0.5)
+    masks[:, 2] &= outline <= F(0.5)  # the head covers the root of the beak
     masks &= ~hidden[:, None]
 
     # ---- color cast, then 8 bits

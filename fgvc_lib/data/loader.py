@@ -28,18 +28,19 @@ class Loader:
     Args:
         data: the set.
         split_name: ``"train"``, ``"val"`` or ``"test"``.
-        batch_size: images per step **over all ranks**; rank r of W gets rows ``r·batch_size/W …`` of the step's batch.
+        batch_size: images per step **over all ranks**, a multiple of W; rank r gets rows ``r·batch_size/W …`` of the
+            step's batch.
         train: shuffle and augment; otherwise evaluate.
         seed: of order and augmentation.
         device: where the batches go.
-        sampler: ``None`` for plain shuffling, or ``(P, K)``: every rank's batch consists of groups of P classes × K
-            images. Classes and the images of a class come in shuffled rounds, so that nothing repeats before its
-            round is over; a class of fewer than K images repeats within a group. An epoch has as many steps as with
-            plain shuffling.
+        sampler: ``None`` for plain shuffling, or ``(P, K)``: every rank's batch, a multiple of P·K, consists of groups
+            of P classes × K images. Classes and the images of a class come in shuffled rounds, so that nothing repeats
+            before its round is over; a class of fewer than K images repeats within a group. An epoch has as many steps
+            as with plain shuffling.
         rank, world_size: of the distributed run.
 
     Raises:
-        ValueError: an unknown split, or a batch that does not fit the split, the ranks or the sampler.
+        ValueError: an unknown split or augmentation, or a batch or sampler that asks for more than the split has.
     """
 
     def __init__(
@@ -57,8 +58,6 @@ class Loader:
     ) -> None:
         if split_name not in ("train", "val", "test"):
             raise ValueError(f"no split {split_name!r}: choose train, val or test")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be in 0 … {world_size - 1}, got {rank}")
         self.data = data
         self.split: Split = getattr(data, split_name)
         self.batch_size, self.train, self.seed, self.sampler = batch_size, train, seed, sampler
@@ -71,8 +70,6 @@ class Loader:
         self._std = torch.tensor(data.std, device=self.device).view(channels)
 
     def _check_training(self, split_name: str) -> None:
-        if self.batch_size < 1 or self.batch_size % self.world_size:
-            raise ValueError(f"batch_size {self.batch_size} does not split evenly over {self.world_size} ranks")
         if self.batch_size > len(self.split):
             raise ValueError(
                 f"batch_size {self.batch_size} is larger than the {split_name} split of {len(self.split)} images: "
@@ -82,15 +79,9 @@ class Loader:
         if unknown:
             raise ValueError(f"no augmentation {', '.join(unknown)}: choose from {', '.join(AUGMENTATIONS)}")
         if self.sampler is not None:
-            p, k = self.sampler
-            if self.batch_size % (p * k * self.world_size):
-                raise ValueError(
-                    f"batch_size must be a multiple of {p} classes × {k} images × {self.world_size} ranks = "
-                    f"{p * k * self.world_size}, got {self.batch_size}"
-                )
             found = len(by_class(self.split.labels))
-            if p > found:
-                raise ValueError(f"the sampler wants {p} classes in a batch, but the split has {found}")
+            if self.sampler[0] > found:
+                raise ValueError(f"the sampler wants {self.sampler[0]} classes in a batch, but the split has {found}")
 
     def __len__(self) -> int:
         """Steps per epoch, on this rank."""

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_lib.data import bird_drawing, shapes
-from fgvc_lib.data.bird_drawing import BLACK, DRAWS, ORANGE, PARTS, PLAIN, RED, WHITE, YELLOW, draw_birds
+from fgvc_lib.data.bird_drawing import BLACK, DRAWS, PARTS, PLAIN, RED, YELLOW, draw_birds
 from fgvc_lib.data.cache import cached, open_array
 from fgvc_lib.data.dataset import ImageData, Split
 
@@ -29,45 +29,33 @@ MARKS: dict[str, dict[str, dict[str, Any]]] = {
     "crown": {
         "black cap": {"cap": 1, "cap_color": BLACK},
         "red cap": {"cap": 1, "cap_color": RED},
-        "crest": {"crest": 0.28},
-        "yellow cap": {"cap": 1, "cap_color": YELLOW},
     },
     "eye": {
-        "white eye ring": {"ring": 1, "ring_color": WHITE},
+        "white eye ring": {"ring": 1},
         "eye line": {"eyeline": 1},
-        "red eye ring": {"ring": 1, "ring_color": RED},
-        "yellow eye ring": {"ring": 1, "ring_color": YELLOW},
     },
     "beak": {
         "long beak": {"beak_length": 0.48, "beak_width": 0.08},
         "thick beak": {"beak_length": 0.30, "beak_width": 0.16},
-        "curved beak": {"beak_length": 0.40, "beak_curve": 0.18},
-        "orange beak": {"beak_color": ORANGE},
     },
     "breast": {
         "black breast spot": {"spot": 1},
         "streaked breast": {"streaks": 1},
-        "red breast spot": {"spot": 1, "breast_color": RED},
-        "necklace": {"band": 0.04},
     },
     "wing": {
         "two white wing bars": {"bar": 0.035, "bar2": 0.035},
         "one yellow wing bar": {"bar": 0.045, "bar_color": YELLOW},
-        "two black wing bars": {"bar": 0.035, "bar2": 0.035, "bar_color": BLACK},
-        "one white wing bar": {"bar": 0.035},
     },
     "tail": {
         "white tail tip": {"tail_from": 0.42, "tail_to": 0.9},
         "black tail band": {"tail_from": 0.26, "tail_to": 0.42, "tail_color": BLACK},
-        "forked tail": {"fork": 0.28},
-        "yellow tail tip": {"tail_from": 0.42, "tail_to": 0.9, "tail_color": YELLOW},
     },
 }
 
 CLASSES: tuple[tuple[str, str], ...] = tuple(
     (part, list(MARKS[part])[i]) for i in range(len(MARKS["crown"])) for part in PARTS
 )
-"""Part and mark of every class, the first mark of each of the six parts, then the second of each, and so on."""
+"""Part and mark of every class, the first mark of each of the six parts, then the second of each."""
 
 
 def birds(
@@ -83,7 +71,7 @@ def birds(
 
     The *discriminative* part of an image is the part its class has a mark on. It alone decides: no other class has that
     mark, and all other parts look as in every class that has no mark there. So the class can be read off the
-    discriminative part without the rest (:func:`oracle_crop`), and with that part covered nothing remains but the
+    discriminative part without the rest (:func:`birds_oracle`), and with that part covered nothing remains but the
     knowledge that the other parts bear no mark. Leaves never hide it; they may hide the other parts.
 
     The defaults are few images of few classes, on purpose: a plain net learns them by heart and has to find out which
@@ -93,7 +81,7 @@ def birds(
     none is) and ``discriminative``. A part's mask covers the place where its marks are, also on birds without one.
 
     Args:
-        classes: number of classes, 2 to 24.
+        classes: number of classes, 2 to 12.
         per_class: training images per class.
         val_per_class: validation images per class.
         test_per_class: test images per class.
@@ -152,30 +140,21 @@ class BirdOptions(TypedDict, total=False):
 
 
 def birds_oracle(*, margin: float = 0.5, **options: Unpack[BirdOptions]) -> ImageData:
-    """The very images of :func:`birds`, each cropped to its discriminative part by :func:`oracle_crop`."""
-    return oracle_crop(birds(**options), margin=margin)
-
-
-def oracle_crop(data: ImageData, *, margin: float = 0.5) -> ImageData:
-    """The same set with every image cropped to its discriminative part, the upper bound for finding the part.
+    """The very images of :func:`birds`, each cropped to its discriminative part: the upper bound for finding the part.
 
     Args:
-        data: a set with ``boxes`` and ``discriminative`` parts.
         margin: extension of the box's longer side, as a fraction of it; the crop is a square around the box's center,
-            resized to ``data.image_size`` by bilinear interpolation.
-
-    Raises:
-        ValueError: a set that does not know its discriminative parts.
+            resized to the image's size by bilinear interpolation.
+        **options: of :func:`birds`.
     """
+    data = birds(**options)
     splits: dict[str, Any] = {}
     for name in ("train", "val", "test"):
         split: Split = getattr(data, name)
-        if "discriminative" not in split.parts or "boxes" not in split.parts:
-            raise ValueError(
-                f"data set {data.name!r} has no discriminative parts to crop to: use one that has, such as 'birds'"
-            )
         boxes = split.parts["boxes"][np.arange(len(split)), split.parts["discriminative"]]  # (N, 4)
-        splits[name] = Split(_crop(split.images, torch.from_numpy(boxes), data.image_size, margin), split.labels)
+        splits[name] = Split(
+            crop_to_boxes(split.images, torch.from_numpy(boxes), data.image_size, margin), split.labels
+        )
     key = f"{data.fingerprint} oracle crop {margin}"
     mean, std = channel_statistics(splits["train"].images)
     return dataclasses.replace(
@@ -261,7 +240,7 @@ def _draw_split(folder: Path, name: str, n: int, classes: int, size: int, seed: 
     return digest
 
 
-def _crop(images: np.ndarray, boxes: torch.Tensor, size: int, margin: float) -> np.ndarray:
+def crop_to_boxes(images: np.ndarray, boxes: torch.Tensor, size: int, margin: float) -> np.ndarray:
     """Square crops around ``boxes``, resized: uint8 ``(N, C, H, W)`` → ``(N, C, size, size)``."""
     n, channels, height, width = images.shape
     extent = torch.tensor([width, height], dtype=torch.float32)

@@ -6,7 +6,7 @@ from fgvc_lib.layers.attention_pyramid import AttentionPyramid, ChannelGate, Poo
 from fgvc_lib.layers.attention_sampler import AttentionSampler, attention_sample, sampling_grid
 from fgvc_lib.layers.bilinear import BilinearPool, bilinear_pool, signed_sqrt
 from fgvc_lib.layers.channel_interaction import ContrastiveChannelInteraction, SelfChannelInteraction
-from fgvc_lib.layers.head import bn_elu_head, linear_head
+from fgvc_lib.layers.head import bn_elu_head, make_head
 from fgvc_lib.layers.non_local import NonLocalBlock
 from fgvc_lib.layers.roi_drop import roi_drop
 from fgvc_lib.layers.roi_pyramid import ROIPyramid, roi_boxes
@@ -33,7 +33,7 @@ __all__ = [
     "bilinear_pool",
     "bn_elu_head",
     "feature_pyramid",
-    "linear_head",
+    "make_head",
     "roi_boxes",
     "roi_drop",
     "roi_zoom",

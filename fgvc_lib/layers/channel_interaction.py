@@ -91,8 +91,6 @@ class SelfChannelInteraction(nn.Module):
         channels: c, of the map.
         scale, positive: of :func:`channel_relation`.
         normalize: divide by √c. False is the published form.
-        zero_init: start φ at zero, so that Z = X and a pretrained network is not disturbed. False as in the paper,
-            which does not mention it.
     """
 
     def __init__(
@@ -102,17 +100,12 @@ class SelfChannelInteraction(nn.Module):
         scale: Scale = "positions",
         positive: bool = False,
         normalize: bool = True,
-        zero_init: bool = False,
     ) -> None:
         super().__init__()
-        _check_scale(scale)
         self.scale: Scale = scale
         self.positive = positive
         self.factor = channels**-0.5 if normalize else 1.0
         self.phi = nn.Conv2d(channels, channels, 3, padding=1)
-        if zero_init:
-            nn.init.zeros_(self.phi.weight)
-            nn.init.zeros_(self.phi.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """X ``(B, c, h, w)`` → Z, the same shape."""
@@ -276,14 +269,10 @@ def locations_count(map_size: Sequence[int] | None) -> int:
 
 def _matrix(x: Tensor, scale: Scale) -> tuple[Tensor, float]:
     """X as ``(B, c, l)`` in float32 or float64, and s."""
-    _check_scale(scale)
+    if scale not in ("positions", "none"):
+        raise ValueError(f"scale must be 'positions' or 'none', got {scale!r}")
     if x.ndim != 4:
         raise ValueError(f"a feature map must be (B, c, h, w), got {tuple(x.shape)}")
     flat = x.flatten(2)  # (B, c, l)
     flat = flat if flat.dtype == torch.float64 else flat.float()
     return flat, 1 / flat.shape[2] if scale == "positions" else 1.0
-
-
-def _check_scale(scale: str) -> None:
-    if scale not in ("positions", "none"):
-        raise ValueError(f"scale must be 'positions' or 'none', got {scale!r}")

@@ -1,11 +1,17 @@
 """Classifier heads: from a pooled feature ``(B, C)`` to logits ``(B, num_classes)``."""
 
+from typing import Literal
+
 from torch import nn
 
+Head = Literal["linear", "bn_elu"]
 
-def linear_head(in_features: int, num_classes: int, *, bias: bool = True) -> nn.Linear:
-    """One linear layer: the plain baseline's head."""
-    return nn.Linear(in_features, num_classes, bias=bias)
+
+def make_head(kind: Head, in_features: int, num_classes: int, *, hidden: int) -> nn.Module:
+    """One linear layer, the plain baseline's, or :func:`bn_elu_head` of this width."""
+    if kind == "linear":
+        return nn.Linear(in_features, num_classes)
+    return bn_elu_head(in_features, num_classes, hidden=hidden)
 
 
 def bn_elu_head(in_features: int, num_classes: int, *, hidden: int = 512) -> nn.Sequential:

@@ -11,8 +11,8 @@ class NonLocalBlock(nn.Module):
 
     .. math:: y_i = \sum_j \mathrm{softmax}_j(\theta(x_i)^\top \varphi(x_j))\, g(x_j), \qquad z_i = W_z y_i + x_i
 
-    θ, φ, g are 1×1 convolutions to c / ``reduction`` channels, W_z one back to c, followed by BatchNorm. Where channel
-    interaction relates channels, this relates locations.
+    θ, φ, g are 1×1 convolutions to c / ``reduction`` channels, W_z one back to c, followed by BatchNorm, whose weight
+    starts at zero, so that z = x, as in the paper. Where channel interaction relates channels, this relates locations.
 
     Differences from the paper:
         Keys and values are not sub-sampled by max-pooling.
@@ -20,16 +20,14 @@ class NonLocalBlock(nn.Module):
     Args:
         channels: c, of the map.
         reduction: of the width inside; 2 in the paper.
-        zero_init: start BatchNorm's weight at zero, so that z = x, as in the paper.
     """
 
-    def __init__(self, channels: int, *, reduction: int = 2, zero_init: bool = True) -> None:
+    def __init__(self, channels: int, *, reduction: int = 2) -> None:
         super().__init__()
         inner = max(1, channels // reduction)
         self.theta, self.phi, self.g = (nn.Conv2d(channels, inner, 1) for _ in range(3))
         self.out = nn.Sequential(nn.Conv2d(inner, channels, 1), nn.BatchNorm2d(channels))
-        if zero_init:
-            nn.init.zeros_(self.out[1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.out[1].weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, c, h, w)`` → the same shape."""

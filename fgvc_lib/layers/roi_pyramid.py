@@ -19,34 +19,33 @@ def anchor_boxes(
     image_size: tuple[int, int],
     *,
     size: float,
-    offset: float = 0.5,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     r"""One square box per spatial position of a map, cut at the image's edges.
 
-    Position (i, j) has its box centered on :math:`((j + o) W / w,\ (i + o) H / h)` with side :math:`s \min(H, W)`.
+    Position (i, j) has its box centered on :math:`((j + \tfrac12) W / w,\ (i + \tfrac12) H / h)`, the center of the
+    square that the position covers when the map is laid over the image, with side :math:`s \min(H, W)`.
 
     Args:
         map_size: (h, w) of the level's mask.
         image_size: (H, W) of the input in pixels.
         size: s, the side as a fraction of the input's shorter side.
-        offset: o. 0.5 is the center of the square that the position covers when the map is laid over the image. The
-            official implementation uses 0, which is where the receptive field of a ResNet is centered (its padded
-            stride-2 convolutions start at the first pixel); for VGG, whose pools are not padded, that is 0.5.
         device, dtype: of the result.
 
     Returns:
         ``(h * w, 4)``, x1 y1 x2 y2 in input pixels, row by row.
 
-    Deviation: boxes are cut before they are compared, at the image's edge. The official implementation clamps only
-    the chosen ones, x2 and y2 at the size minus 1, and counts a pixel more per side in every overlap,
-    (x2 - x1 + 1)(y2 - y1 + 1).
+    Deviations: the official implementation centers boxes on :math:`(j W / w,\ i H / h)`, half a stride further up and
+    left. That is within half a pixel of where a position of a ResNet looks, whose padded stride-2 convolutions start
+    at the first pixel; VGG, whose pools are not padded, looks at the center of the square. Boxes are cut before they
+    are compared, at the image's edge. The official implementation clamps only the chosen ones, x2 and y2 at the size
+    minus 1, and counts a pixel more per side in every overlap, (x2 - x1 + 1)(y2 - y1 + 1).
     """
     (h, w), (height, width) = map_size, image_size
     half = size * min(height, width) / 2
-    y = (torch.arange(h, device=device, dtype=dtype) + offset) * height / h  # (h,)
-    x = (torch.arange(w, device=device, dtype=dtype) + offset) * width / w  # (w,)
+    y = (torch.arange(h, device=device, dtype=dtype) + 0.5) * height / h  # (h,)
+    x = (torch.arange(w, device=device, dtype=dtype) + 0.5) * width / w  # (w,)
     cy, cx = torch.meshgrid(y, x, indexing="ij")  # (h, w)
     boxes = torch.stack(
         [
@@ -133,7 +132,6 @@ def roi_boxes(
     mean_with_border: bool = True,
     iou: float = 0.05,
     merge: bool = False,
-    offset: float = 0.5,
 ) -> Tensor:
     """The boxes of one level. No gradient: where the boxes lie teaches the mask nothing.
 
@@ -150,7 +148,6 @@ def roi_boxes(
         mean_with_border: the mean counts the border's zeros, as in the official implementation; else inner positions
             only.
         iou, merge: of the suppression, see :func:`top_boxes`.
-        offset: of the anchors, see :func:`anchor_boxes`.
 
     Returns:
         ``(B, top_k, 4)``, float32 (float64 for a float64 mask), best first, x1 y1 x2 y2 in input pixels, inside the
@@ -168,7 +165,7 @@ def roi_boxes(
     mean = scores.sum(1, keepdim=True) / positions  # (B, 1)
     kept = scores > mean * (1 + 1e-6)  # (B, N); 1e-6: equal scores must not pass by the rounding of their own mean
     map_size = (mask.shape[1], mask.shape[2])
-    boxes = anchor_boxes(map_size, image_size, size=size, offset=offset, device=mask.device, dtype=mask.dtype)  # (N, 4)
+    boxes = anchor_boxes(map_size, image_size, size=size, device=mask.device, dtype=mask.dtype)  # (N, 4)
     return top_boxes(scores.masked_fill(~kept, -torch.inf), boxes, top_k=top_k, iou=iou, merge=merge)
 
 
@@ -195,7 +192,7 @@ class ROIPyramid(nn.Module):
     Args:
         sizes: s_k, finest level first; the official 64, 128 and 256 of 448 pixels.
         top_k: boxes per level; 5, 3 and 1 in the official implementation.
-        border, released_border, mean_with_border, iou, merge, offset: see :func:`roi_boxes`.
+        border, released_border, mean_with_border, iou, merge: see :func:`roi_boxes`.
 
     Raises:
         ValueError: ``sizes`` and ``top_k`` of different lengths, or a number out of its range.
@@ -211,7 +208,6 @@ class ROIPyramid(nn.Module):
         mean_with_border: bool = True,
         iou: float = 0.05,
         merge: bool = False,
-        offset: float = 0.5,
     ) -> None:
         super().__init__()
         if len(sizes) != len(top_k):
@@ -229,7 +225,6 @@ class ROIPyramid(nn.Module):
             mean_with_border=mean_with_border,
             iou=iou,
             merge=merge,
-            offset=offset,
         )
 
     def forward(self, masks: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:

@@ -112,8 +112,6 @@ class CenterLoss(nn.Module):
             raise ValueError(f"num_classes and feature_dim must be positive, got {num_classes} and {feature_dim}")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
         self.alpha = alpha
         self.reduction = reduction
         bound = (3 / feature_dim) ** 0.5

@@ -25,14 +25,15 @@ def contrastive_loss(a: Tensor, b: Tensor, same: Tensor, *, margin: float = 0.5)
     CIN, Eq. 8; Hadsell et al. have a factor ½. Where d = 0 the distance has no direction, and its gradient is taken
     as zero, so the loss has a finite gradient everywhere.
 
-    Differences from released code:
-        A public port compares the labels of the first half of a batch with a single label of the second, overwrites the
+    Differences from a public port of CIN:
+        It compares the labels of the first half of a batch with a single label of the second, overwrites the
         term of the negative pairs with the square of the positive one (so that nothing is ever pushed apart), and
         sums over pairs. Here both terms are alive and the mean is taken over all pairs, so that the size of
         the loss does not depend on the batch.
 
     Args:
-        a, b: ``(N, r)`` embeddings; pair n is ``(a[n], b[n])``.
+        a, b: ``(N, r)`` embeddings, taken as they are; pair n is ``(a[n], b[n])``. On embeddings of length one, as CIN
+            hands over here, β is a distance on the unit sphere; on others both terms grow with their length.
         same: ``(N,)`` bool, whether the pair is of one class.
         margin: β > 0, in the units of the embedding.
 
@@ -64,8 +65,6 @@ class ContrastiveLoss(nn.Module):
 
     def __init__(self, *, margin: float = 0.5) -> None:
         super().__init__()
-        if margin <= 0:
-            raise ValueError(f"margin must be positive, or no pair is ever pushed apart, got {margin}")
         self.margin = margin
 
     def forward(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:

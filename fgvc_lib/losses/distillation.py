@@ -70,8 +70,6 @@ class DistillationLoss(nn.Module):
         self, *, temperature: float = 10.0, detach_teacher: bool = True, square_temperature: bool = False
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
         self.temperature = temperature
         self.detach_teacher = detach_teacher
         self.square_temperature = square_temperature

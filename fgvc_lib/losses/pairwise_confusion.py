@@ -33,7 +33,7 @@ def pairwise_confusion(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ValueError: for shapes or types that do not fit.
 
-    Differences from the released code:
+    Differences from the official implementation:
         It takes probabilities, the norm unsquared, pairs of equal labels too, and no odd batch.
     """
     if logits.ndim != 2 or not logits.is_floating_point():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,13 +12,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fgvc_lib.backbones import Backbone
+from fgvc_lib.config import GROUP, checked
 from fgvc_lib.layers.attention_pyramid import Attended, AttentionPyramid, feature_pyramid
 from fgvc_lib.layers.head import bn_elu_head
 from fgvc_lib.layers.roi_drop import draw_boxes, roi_drop
 from fgvc_lib.layers.roi_pyramid import ROIPyramid, random_boxes
 from fgvc_lib.layers.roi_zoom import center_box, roi_zoom, union_box
 from fgvc_lib.methods.base import Method, Output, Phase
-from fgvc_lib.methods.settings import STRICT, grouped
 
 
 class StageTwoInput(NamedTuple):
@@ -29,7 +30,7 @@ class StageTwoInput(NamedTuple):
     dropped: Tensor  # (B, 4), NaN where nothing was dropped
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=GROUP)
 class Pyramid:
     """The feature pyramid and its gates.
 
@@ -50,12 +51,12 @@ class Pyramid:
     gate_reduction: int = 16
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=GROUP)
 class Boxes:
     """The boxes, per level the finest first; with fewer levels the last numbers count.
 
     Attributes:
-        sizes, top_k, border, released_border, mean_with_border, iou, merge, offset: of
+        sizes, top_k, border, released_border, mean_with_border, iou, merge: of
             :class:`~fgvc_lib.layers.roi_pyramid.ROIPyramid`. The official border is 0.2 for 200 classes, 0.1 otherwise.
         random: control: boxes of the same sizes and number at random positions, in evaluation by the same draw for
             every batch.
@@ -68,11 +69,10 @@ class Boxes:
     mean_with_border: bool = True
     iou: float = 0.05
     merge: bool = False
-    offset: float = 0.5
     random: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=GROUP)
 class Drop:
     """ROI-guided DropBlock.
 
@@ -133,8 +133,8 @@ class APCNN(Method):
         The boxes' positions get no gradient. The masks learn through F' in both stages; the layers below
         ``refined_stage`` through both passes.
 
-    Deviations from the official implementation: those of :mod:`~fgvc_lib.layers.roi_pyramid` (border, overlaps,
-    ``boxes.offset``), of :func:`~fgvc_lib.layers.roi_zoom.roi_zoom` and of the initialization of
+    Deviations from the official implementation: those of :mod:`~fgvc_lib.layers.roi_pyramid` (border, overlaps, centers
+    of the boxes), of :func:`~fgvc_lib.layers.roi_zoom.roi_zoom` and of the initialization of
     :func:`~fgvc_lib.layers.attention_pyramid.feature_pyramid`; dropping is guarded; one form of the fourth head for
     every backbone (officially for VGG-19: on the last convolution instead of the concatenation); nothing depends on
     the class count, and labels are not needed for prediction. The journal paper's adaptive suppression is
@@ -144,14 +144,15 @@ class APCNN(Method):
         ValueError: a switch or per-level argument that does not fit, with what was expected and given.
     """
 
+    @checked
     def __init__(
         self,
         backbone: Backbone,
         num_classes: int,
         *,
-        pyramid: Pyramid | Mapping[str, Any] = Pyramid(),  # noqa: B008 - frozen
-        boxes: Boxes | Mapping[str, Any] = Boxes(),  # noqa: B008 - frozen
-        drop: Drop | Mapping[str, Any] | None = Drop(),  # noqa: B008 - frozen
+        pyramid: Pyramid = Pyramid(),  # noqa: B008 - frozen
+        boxes: Boxes = Boxes(),  # noqa: B008 - frozen
+        drop: Drop | None = Drop(),  # noqa: B008 - frozen
         zoom: Literal["union", "center"] | None = "union",
         hidden: int = 256,
         stages: Literal[1, 2] = 2,
@@ -162,25 +163,13 @@ class APCNN(Method):
         lower_lr_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        pyramid, boxes = grouped(Pyramid, pyramid), grouped(Boxes, boxes)
         levels, channels = pyramid.levels, pyramid.channels
         if not 1 <= levels <= len(backbone.stages):
             raise ValueError(f"levels must be 1 to {len(backbone.stages)}, the stages of this backbone, got {levels}")
-        if stages not in (1, 2) or inference_stages not in (None, *range(1, stages + 1)):
-            raise ValueError(
-                "stages must be 1 or 2 and inference_stages at most that, "
-                f"got stages={stages}, inference_stages={inference_stages}"
-            )
+        if (inference_stages or 1) > stages:
+            raise ValueError(f"inference_stages must be at most stages, {stages}, got {inference_stages}")
         if stages == 2 and zoom is None and drop is None:
             raise ValueError("two stages need zoom or drop, else the second repeats the first; set stages to 1")
-        choices = {
-            "zoom": (zoom, ("union", "center", None)),
-            "average": (average, ("logits", "probabilities")),
-            "reduction": (reduction, ("sum", "mean")),
-        }
-        for name, (value, known) in choices.items():
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
         self.backbone = backbone
         self.levels = backbone.stages[-levels:]
         self.level_names = [f"level{5 - i}" for i in reversed(range(levels))]
@@ -194,9 +183,8 @@ class APCNN(Method):
             )
         self.stages, self.inference_stages = stages, inference_stages or stages
         self.zoom, self.average, self.reduction = zoom, average, reduction
-        self.random_boxes = boxes.random
-        self.drop = None if drop is None else grouped(Drop, drop)
-        self.drop_rates = () if self.drop is None else _last(levels, rates=self.drop.rates)
+        self.drop = drop
+        self.drop_rates = () if drop is None else _last(levels, rates=drop.rates)
         self.lower_lr_scale = lower_lr_scale
 
         self.pyramid = feature_pyramid(
@@ -210,26 +198,16 @@ class APCNN(Method):
             pathway=pyramid.pathway,
             reduction=pyramid.gate_reduction,
         )
-        self.rois = ROIPyramid(
-            sizes=_last(levels, sizes=boxes.sizes),
-            top_k=_last(levels, top_k=boxes.top_k),
-            border=boxes.border,
-            released_border=boxes.released_border,
-            mean_with_border=boxes.mean_with_border,
-            iou=boxes.iou,
-            merge=boxes.merge,
-            offset=boxes.offset,
-        )
+        settings = asdict(boxes)
+        self.random_boxes = settings.pop("random")
+        settings |= {"sizes": _last(levels, sizes=boxes.sizes), "top_k": _last(levels, top_k=boxes.top_k)}
+        self.rois = ROIPyramid(**settings)
         heads = {name: bn_elu_head(channels, num_classes, hidden=hidden) for name in self.level_names}
         heads["concat"] = bn_elu_head(levels * channels, num_classes, hidden=hidden)
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         labels = self.check_batch(images, labels)
-        if self.training and images.shape[0] < 2:
-            raise ValueError(
-                f"AP-CNN's heads normalize over the batch, so training needs at least 2 images, got {images.shape[0]}"
-            )
         image_size = (images.shape[2], images.shape[3])
         outputs = self.backbone(images)
         attended, logits = self.stage(outputs)

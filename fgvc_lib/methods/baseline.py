@@ -7,7 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from fgvc_lib.backbones import Backbone
-from fgvc_lib.layers.head import bn_elu_head, linear_head
+from fgvc_lib.config import checked
+from fgvc_lib.layers.head import Head, make_head
 from fgvc_lib.methods.base import Method, Output
 
 
@@ -27,28 +28,20 @@ class Baseline(Method):
     Output: ``terms`` ``ce``; ``maps`` ``features`` ``(B, C, h, w)``, the last stage.
     """
 
+    @checked
     def __init__(
         self,
         backbone: Backbone,
         num_classes: int,
         *,
-        head: Literal["linear", "bn_elu"] = "linear",
+        head: Head = "linear",
         hidden: int = 512,
         pool: Literal["avg", "max"] = "avg",
     ) -> None:
         super().__init__()
-        if head not in ("linear", "bn_elu"):
-            raise ValueError(f"head must be 'linear' or 'bn_elu', got {head!r}")
-        if pool not in ("avg", "max"):
-            raise ValueError(f"pool must be 'avg' or 'max', got {pool!r}")
         self.backbone = backbone
         self.pool = pool
-        channels = backbone.out_channels
-        self.head = (
-            linear_head(channels, num_classes)
-            if head == "linear"
-            else bn_elu_head(channels, num_classes, hidden=hidden)
-        )
+        self.head = make_head(head, backbone.out_channels, num_classes, hidden=hidden)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         labels = self.check_batch(images, labels)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from pydantic import PositiveFloat
+from torch import Tensor, nn
 
-from fgvc_lib.backbones import BACKBONES, Backbone
+from fgvc_lib.backbones import Backbone, from_settings
+from fgvc_lib.config import Fraction, checked
 from fgvc_lib.layers.bilinear import BilinearPool, bilinear_pool
-from fgvc_lib.layers.head import linear_head
 from fgvc_lib.methods.base import Method, Output, Phase
 
 
@@ -57,6 +58,7 @@ class BilinearCNN(Method):
     with a second backbone ``features_second`` ``(B, N, h', w')``.
     """
 
+    @checked
     def __init__(
         self,
         backbone: Backbone,
@@ -66,19 +68,15 @@ class BilinearCNN(Method):
         root: bool = True,
         normalize: bool = True,
         eps: float = 1e-5,
-        head_fraction: float = 0.5,
-        head_lr_scale: float = 10.0,
+        head_fraction: Fraction = 0.5,
+        head_lr_scale: PositiveFloat = 10.0,
     ) -> None:
         super().__init__()
-        if not 0 <= head_fraction < 1:
-            raise ValueError(f"head_fraction must be in [0, 1), got {head_fraction}")
-        if head_lr_scale <= 0:
-            raise ValueError(f"head_lr_scale must be positive, got {head_lr_scale}")
         self.backbone = backbone
-        self.second = None if second is None else _second_backbone(second)
+        self.second = None if second is None else from_settings(second, "second")
         self.pool = BilinearPool(root=root, normalize=normalize, eps=eps)
         columns = backbone.out_channels if self.second is None else self.second.out_channels
-        self.head = linear_head(backbone.out_channels * columns, num_classes)
+        self.head = nn.Linear(backbone.out_channels * columns, num_classes)
         self.head_fraction = head_fraction
         self.head_lr_scale = head_lr_scale
 
@@ -104,14 +102,3 @@ class BilinearCNN(Method):
             return [everything]
         head = {"params": list(self.head.parameters()), "lr_scale": self.head_lr_scale}
         return [Phase([head], self.head_fraction, "head"), everything]
-
-
-def _second_backbone(settings: Mapping[str, Any]) -> Backbone:
-    arguments = dict(settings)
-    name = arguments.pop("backbone", None)
-    if name not in BACKBONES:
-        raise ValueError(
-            f"second must name its backbone, one of {', '.join(BACKBONES)}, like "
-            f"{{'backbone': 'vgg', 'depth': 11}}; got {dict(settings)!r}"
-        )
-    return BACKBONES[name](**arguments)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-from torch import Tensor
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
 
 from fgvc_lib.backbones import Backbone
-from fgvc_lib.layers.head import linear_head
+from fgvc_lib.config import checked
 from fgvc_lib.losses.center import CenterLoss
 from fgvc_lib.methods.base import Method, Output
 
@@ -38,22 +41,21 @@ class Center(Method):
     Output: ``terms`` ``ce`` and ``center``; ``maps`` ``embedding`` ``(B, d)``; ``state`` ``features``, ``labels``.
     """
 
+    @checked
     def __init__(
         self,
         backbone: Backbone,
         num_classes: int,
         *,
-        weight: float = 0.003,
+        weight: NonNegativeFloat = 0.003,
         alpha: float = 0.5,
         bias: bool = False,
-        reduction: str = "mean",
+        reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
         super().__init__()
-        if weight < 0:
-            raise ValueError(f"weight (λ) must not be negative, got {weight}")
         self.backbone = backbone
         self.weight = weight
-        self.classifier = linear_head(backbone.out_channels, num_classes, bias=bias)
+        self.classifier = nn.Linear(backbone.out_channels, num_classes, bias=bias)
         self.center_loss = CenterLoss(num_classes, backbone.out_channels, alpha=alpha, reduction=reduction)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:

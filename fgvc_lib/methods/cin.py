@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 from fgvc_lib.backbones import Backbone
+from fgvc_lib.config import checked
 from fgvc_lib.layers.attach import attach
 from fgvc_lib.layers.channel_interaction import (
     ContrastiveChannelInteraction,
@@ -41,18 +44,6 @@ BASES: dict[str, type[Method]] = {
 """Name of a method that CIN can be built around → class."""
 
 
-def _squeeze_excitation(channels: int, *, reduction: int = 16) -> nn.Module:
-    return SqueezeExcitation(channels, max(1, channels // reduction))  # type: ignore[no-any-return]
-
-
-def _positive(channels: int, **arguments: Any) -> nn.Module:
-    return SelfChannelInteraction(channels, positive=True, **arguments)
-
-
-def _identity(channels: int) -> nn.Module:
-    return nn.Identity()
-
-
 class _Phi(SelfChannelInteraction):
     """SCI without its relation, W = I: the convolution alone."""
 
@@ -68,12 +59,12 @@ class _Mean(SelfChannelInteraction):
 
 
 BLOCKS: dict[str, Callable[..., nn.Module]] = {
-    "none": _identity,
+    "none": lambda channels: nn.Identity(),
     "phi": _Phi,
     "mean": _Mean,
-    "se": _squeeze_excitation,
+    "se": lambda channels, reduction=16: SqueezeExcitation(channels, max(1, channels // reduction)),
     "non_local": NonLocalBlock,
-    "pos_sci": _positive,
+    "pos_sci": partial(SelfChannelInteraction, positive=True),
     "sci": SelfChannelInteraction,
 }
 """Name of a block → constructor, called with the stage's channels and ``block_args``."""
@@ -141,8 +132,8 @@ class CIN(Method):
         backbone: the block is attached to it, in place.
         num_classes: number of classes.
         block: a key of :data:`BLOCKS`.
-        block_args: keyword arguments of the block: ``scale``, ``normalize`` and ``zero_init`` of SCI, ``reduction`` of
-            SE and non-local.
+        block_args: keyword arguments of the block: ``scale`` and ``normalize`` of SCI, ``reduction`` of SE and
+            non-local.
         contrast: ``"none"``; ``"features"``, the contrastive loss on the block's output; ``"cci"``, the same on Z';
             ``"triplet"`` on the block's output; ``"confusion"``, pairwise confusion of the logits.
         stage: the backbone's stage to attach to; None for the last.
@@ -163,6 +154,7 @@ class CIN(Method):
 
     revision = 2
 
+    @checked
     def __init__(
         self,
         backbone: Backbone,
@@ -172,34 +164,26 @@ class CIN(Method):
         block_args: Mapping[str, Any] | None = None,
         contrast: Literal["none", "features", "cci", "triplet", "confusion"] = "cci",
         stage: str | None = None,
-        alpha: float = 2.0,
-        margin: float = 0.5,
+        alpha: NonNegativeFloat = 2.0,
+        margin: PositiveFloat = 0.5,
         embedding: int = 512,
         normalize: bool = True,
-        map_size: Sequence[int] | None = None,
-        sampler: Sequence[int] | None = (4, 5),
-        base: str = "baseline",
+        map_size: tuple[int, int] | None = None,
+        sampler: tuple[int, int] | None = (4, 5),
+        base: Literal["ap_cnn", "baseline", "bcnn", "center", "mutual_channel", "tasn"] = "baseline",
         base_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if block not in BLOCKS:
-            raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {block!r}")
-        if contrast not in ("none", "features", "cci", "triplet", "confusion"):
-            raise ValueError(f"contrast must be none, features, cci, triplet or confusion, got {contrast!r}")
         if contrast == "cci" and block not in ("sci", "pos_sci"):
             raise ValueError(
                 f"contrast='cci' compares what SCI finds, so block must be 'sci' or 'pos_sci', got {block!r}"
             )
-        if base not in BASES:
-            raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
-        if alpha < 0 or margin <= 0:
-            raise ValueError(f"alpha must not be negative and margin must be positive, got {alpha} and {margin}")
         self.contrast = contrast
         self.alpha = alpha
         self.margin = margin
         self.normalize = normalize
         self.map_size = map_size
-        self.sampler = None if sampler is None else (sampler[0], sampler[1])
+        self.sampler = sampler
 
         self.base = BASES[base](backbone, num_classes, **(base_args or {}))  # type: ignore[call-arg]
         self.base.shared_generator, self.base.rank_generator = self.shared_generator, self.rank_generator
@@ -243,7 +227,7 @@ class CIN(Method):
             return pairwise_confusion(logits, labels)
         if self.contrast == "triplet":
             anchor, positive, negative = all_triplets(labels)  # (T,) each
-            e = self._embed(self._seen(z))  # (B, r)
+            e = self._embed(locations(z, self.map_size).flatten(1))  # (B, r)
             losses = F.triplet_margin_loss(e[anchor], e[positive], e[negative], margin=self.margin, reduction="sum")
             return (losses + 0 * e.sum()) / max(len(anchor), 1)
         a, b = disjoint_pairs(labels, generator=self.rank_generator)  # (N,) each
@@ -252,15 +236,11 @@ class CIN(Method):
             assert isinstance(sci, SelfChannelInteraction)
             left, right = self.cci.features(sci, x, a, b)  # (N, c) or (N, c·l) each
         else:
-            left, right = self._seen(z[a]), self._seen(z[b])
+            left, right = (locations(z[i], self.map_size).flatten(1) for i in (a, b))
         return contrastive_loss(self._embed(left), self._embed(right), labels[a] == labels[b], margin=self.margin)
 
-    def _seen(self, z: Tensor) -> Tensor:
-        """What h sees of maps: ``(N, c, h, w)`` → ``(N, c)`` or ``(N, c·l)``."""
-        return locations(z, self.map_size).flatten(1)
-
     def _embed(self, features: Tensor) -> Tensor:
-        """h: → ``(N, r)``, float32 under autocast too."""
+        """h: ``(N, c)`` or ``(N, c·l)`` → ``(N, r)``, float32 under autocast too."""
         assert self.project is not None
         e: Tensor = self.project(features)
         e = e.to(torch.promote_types(e.dtype, torch.float32))

@@ -6,10 +6,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from fgvc_lib.backbones import Backbone
-from fgvc_lib.layers.head import bn_elu_head, linear_head
+from fgvc_lib.config import checked
+from fgvc_lib.layers.head import Head, make_head
 from fgvc_lib.losses._mutual_channel_kernel import FastMutualChannelLoss
 from fgvc_lib.losses.mutual_channel import CrossChannel, Weighting, channel_groups
 from fgvc_lib.losses.pairwise_confusion import pairwise_confusion
@@ -56,6 +58,7 @@ class MutualChannel(Method):
     channels of the predicted class.
     """
 
+    @checked
     def __init__(
         self,
         backbone: Backbone,
@@ -68,8 +71,8 @@ class MutualChannel(Method):
         cross_channel: CrossChannel = "max",
         weighting: Weighting = "paper",
         parts: Literal["both", "dis", "div"] = "both",
-        confusion: float = 0.0,
-        head: Literal["linear", "bn_elu"] = "bn_elu",
+        confusion: NonNegativeFloat = 0.0,
+        head: Head = "bn_elu",
         hidden: int = 512,
         pool: Literal["max", "avg", "grid"] = "max",
         map_size: tuple[int, int] | None = None,
@@ -83,28 +86,18 @@ class MutualChannel(Method):
                 "ResNet), or leave xi out to deal the channels that there are"
             )
         channel_groups(channels, num_classes)
-        if head not in ("linear", "bn_elu"):
-            raise ValueError(f"head must be 'linear' or 'bn_elu', got {head!r}")
-        if pool not in ("max", "avg", "grid") or (pool == "grid") != (map_size is not None):
-            raise ValueError(
-                f"pool must be 'max', 'avg', or 'grid' with map_size, got {pool!r} with map_size={map_size}"
-            )
-        if confusion < 0:
-            raise ValueError(f"confusion must not be negative, got {confusion}")
+        if (pool == "grid") != (map_size is not None):
+            raise ValueError(f"map_size belongs to pool='grid', got pool={pool!r} and map_size={map_size}")
         self.backbone = backbone
         self.num_classes = num_classes
         self.confusion = confusion
         self.pool = pool
-        self.map_size = None if map_size is None else tuple(map_size)
+        self.map_size = map_size
         self.mutual_channel = FastMutualChannelLoss(
             num_classes, mu=mu, lam=lam, drop=drop, cross_channel=cross_channel, weighting=weighting, parts=parts
         )
         features = channels if map_size is None else channels * (map_size[0] // 2) * (map_size[1] // 2)
-        self.head = (
-            linear_head(features, num_classes)
-            if head == "linear"
-            else bn_elu_head(features, num_classes, hidden=hidden)
-        )
+        self.head = make_head(head, features, num_classes, hidden=hidden)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         labels = self.check_batch(images, labels)

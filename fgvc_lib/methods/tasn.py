@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
-from torch import Tensor
+from torch import Tensor, nn
 
-from fgvc_lib.backbones import BACKBONES, Backbone
+from fgvc_lib.backbones import Backbone, from_settings
+from fgvc_lib.config import GROUP, checked
 from fgvc_lib.layers.attention_net import AttentionNet
 from fgvc_lib.layers.attention_sampler import sample_at, sampling_grid
-from fgvc_lib.layers.head import linear_head
 from fgvc_lib.layers.trilinear import TrilinearAttention, average_map, random_maps
 from fgvc_lib.losses.distillation import DistillationLoss
 from fgvc_lib.methods.base import Method, Output
-from fgvc_lib.methods.settings import STRICT, grouped
 
 Source = Literal["attention", "uniform", "resize"]
+Size = PositiveInt | tuple[PositiveInt, PositiveInt]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=GROUP)
 class Attention:
     """The attention net and what is made of its features.
 
@@ -41,14 +42,14 @@ class Attention:
         default_factory=lambda: {"backbone": "resnet", "depth": 18, "strides": [1, 1, 2, 1]}
     )
     dilations: Sequence[Sequence[int]] = ((1, 2), (1, 2, 3))
-    input_size: int | tuple[int, int] = 224
+    input_size: Size = 224
     spatial_norm: bool = True
     relation_norm: bool = True
     scale: float = 1.0
     unique: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=GROUP)
 class Sampling:
     """How a map samples the image.
 
@@ -68,7 +69,7 @@ class Sampling:
     gradient: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=GROUP)
 class Distillation:
     """From the part net to the master.
 
@@ -79,7 +80,7 @@ class Distillation:
     """
 
     weight: float = 1.0
-    temperature: float = 10.0
+    temperature: PositiveFloat = 10.0
     detach_teacher: bool = True
     square_temperature: bool = False
 
@@ -151,15 +152,16 @@ class TASN(Method):
     resizing.
     """
 
+    @checked
     def __init__(
         self,
         backbone: Backbone,
         num_classes: int,
         *,
-        attention: Attention | Mapping[str, Any] = Attention(),  # noqa: B008 - frozen
-        sampling: Sampling | Mapping[str, Any] = Sampling(),  # noqa: B008 - frozen
-        distillation: Distillation | Mapping[str, Any] = Distillation(),  # noqa: B008 - frozen
-        input_size: int | Sequence[int] = 224,
+        attention: Attention = Attention(),  # noqa: B008 - frozen
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        distillation: Distillation = Distillation(),  # noqa: B008 - frozen
+        input_size: Size = 224,
         structure: Source = "attention",
         detail: Source | None = "attention",
         num_details: int = 1,
@@ -170,17 +172,11 @@ class TASN(Method):
         shared_classifier: bool = False,
     ) -> None:
         super().__init__()
-        attention, teach = grouped(Attention, attention), grouped(Distillation, distillation)
-        for name, value in (("structure", structure), ("detail", detail)):
-            if value not in ("attention", "uniform", "resize") and not (name == "detail" and value is None):
-                raise ValueError(f"{name} must be 'attention', 'uniform' or 'resize', got {value!r}")
-        if predict not in ("master", "average", "concat"):
-            raise ValueError(f"predict must be 'master', 'average' or 'concat', got {predict!r}")
         if detail is None and predict != "master":
             raise ValueError(f"predict={predict!r} needs a part net: set detail, or predict='master'")
         self.backbone = backbone
-        self.input_size = _pair("input_size", input_size)
-        self.attention_size = _pair("attention.input_size", attention.input_size)
+        self.input_size = _pair(input_size)
+        self.attention_size = _pair(attention.input_size)
         self.structure: Source = structure
         self.detail: Source | None = detail
         self.num_details = num_details
@@ -189,29 +185,25 @@ class TASN(Method):
             spatial_norm=attention.spatial_norm, relation_norm=attention.relation_norm, scale=attention.scale
         )
         self.unique = attention.unique
-        self.sampling = grouped(Sampling, sampling)
-        self.distillation = DistillationLoss(
-            temperature=teach.temperature,
-            detach_teacher=teach.detach_teacher,
-            square_temperature=teach.square_temperature,
-        )
+        self.sampling = sampling
+        teach = asdict(distillation)
+        self.distillation_weight = teach.pop("weight")
+        self.distillation = DistillationLoss(**teach)
         self.attention_weight = attention_weight
         self.master_weight = master_weight
         self.part_weight = part_weight
-        self.distillation_weight = teach.weight
 
         channels = backbone.out_channels
         self.attention_net: AttentionNet | None = None
         if "attention" in (structure, detail):
-            settings = dict(attention.backbone)
-            net: Backbone = BACKBONES[settings.pop("backbone")](**settings)
+            net = from_settings(attention.backbone, "attention.backbone")
             self.attention_net = AttentionNet(net, num_classes, dilations=attention.dilations)
             if not 1 <= num_details <= net.out_channels:
                 raise ValueError(f"num_details must be 1 to the attention net's {net.out_channels}, got {num_details}")
-        self.master_head = linear_head(channels, num_classes)
-        self.part_head = linear_head(channels, num_classes) if detail is not None else None
-        self.shared_head = linear_head(channels, num_classes) if shared_classifier else None
-        self.concat_head = linear_head(2 * channels, num_classes) if predict == "concat" else None
+        self.master_head = nn.Linear(channels, num_classes)
+        self.part_head = nn.Linear(channels, num_classes) if detail is not None else None
+        self.shared_head = nn.Linear(channels, num_classes) if shared_classifier else None
+        self.concat_head = nn.Linear(2 * channels, num_classes) if predict == "concat" else None
 
     def attend(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The attention net's trilinear maps ``(B, C', h', w')`` of the images, and its logits ``(B, num_classes)``."""
@@ -324,8 +316,5 @@ def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(wide, size, mode="bilinear", align_corners=False, antialias=True).to(images.dtype)
 
 
-def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"{name} must be a positive integer or two of them (height, width), got {size!r}")
-    return pair
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size

@@ -3,7 +3,7 @@
 Read ``trainer.py`` from top to bottom; every other file holds one part of it.
 """
 
-from fgvc_lib.train.checkpoint import CheckpointError, seed_everything
+from fgvc_lib.train.checkpoint import CheckpointError
 from fgvc_lib.train.evaluation import evaluate, predict
 from fgvc_lib.train.machine import Stopped
 from fgvc_lib.train.model import Info, build, load_trained
@@ -21,5 +21,4 @@ __all__ = [
     "fit",
     "load_trained",
     "predict",
-    "seed_everything",
 ]

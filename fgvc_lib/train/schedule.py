@@ -93,7 +93,6 @@ def start_phase(method: Method, phase: Phase, config: Config) -> torch.optim.Opt
         raise ValueError(f"phase {phase.name!r} has no parameters to train")
     for parameter in method.parameters():
         parameter.requires_grad_(id(parameter) in trained)
-        parameter.grad = None
     found = list(groups.values())
     if config.optimizer == "adamw":
         return torch.optim.AdamW(found, lr=config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay)

@@ -44,12 +44,11 @@ class NonFiniteLoss(ArithmeticError):
 
     Attributes:
         step: optimizer steps taken before.
-        terms: name → value of every term, averaged over micro-batches and processes.
     """
 
-    def __init__(self, message: str, *, step: int, terms: Mapping[str, float]) -> None:
+    def __init__(self, message: str, *, step: int) -> None:
         super().__init__(message)
-        self.step, self.terms = step, dict(terms)
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -186,6 +185,7 @@ class Trainer:
         self.precision = Precision(config.precision, device)
 
         # its batches and its schedule
+        check_micro_batches(config, world, self.method.sampler)
         self.loader = Loader(
             data,
             "train",
@@ -197,7 +197,6 @@ class Trainer:
             rank=self.rank,
             world_size=world,
         )
-        check_micro_batches(config, world, self.method.sampler)
         steps = config.epochs * len(self.loader)
         self.total = min(steps, config.max_steps or steps)
         self.plan = stretches(self.method.phases(), self.total)
@@ -393,7 +392,6 @@ class Trainer:
             "run": asdict(self.at),
             "info": asdict(self.info),
             "method": self.method.state_dict(),
-            "unsaved_buffers": _unsaved_buffers(self.method),
             "shared_generator": self.method.shared_generator.get_state(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -408,10 +406,6 @@ class Trainer:
         self.method.shared_generator.set_state(saved["shared_generator"])
         if self.ema is not None:
             self.ema.load_state_dict(saved["ema"])
-        for owner in {self.method, self.evaluated}:
-            buffers = dict(owner.named_buffers())
-            for name, value in saved["unsaved_buffers"].items():
-                buffers[name].copy_(value)
         self.precision.scaler.load_state_dict(saved["scaler"])
         own = saved["ranks"][self.rank]
         self.method.rank_generator.set_state(own["rank_generator"])
@@ -426,7 +420,6 @@ class Trainer:
                 f"loss term {' and '.join(bad)} is not finite at step {self.at.step + 1} ({shown}): "
                 "training stopped before the weights changed; try a smaller lr, warm-up, clipping or float32",
                 step=self.at.step,
-                terms=terms,
             )
 
     def check_weights(self) -> None:
@@ -439,7 +432,6 @@ class Trainer:
                 f"parameter {bad[0]} is not finite after step {self.at.step}: no checkpoint was written of it; "
                 "try a smaller lr, warm-up, clipping or float32",
                 step=self.at.step,
-                terms={},
             )
 
 
@@ -472,9 +464,3 @@ def check_micro_batches(config: Config, world: int, sampler: tuple[int, int] | N
             f"a micro-batch of {rows} images is not a multiple of {sampler[0]} classes × {sampler[1]} images: "
             "change batch_size or grad_accum_steps"
         )
-
-
-def _unsaved_buffers(method: Method) -> dict[str, Tensor]:
-    """Buffers registered with ``persistent=False``, which ``state_dict`` leaves out."""
-    kept = method.state_dict().keys()
-    return {name: value for name, value in method.named_buffers() if name not in kept}

@@ -1,8 +1,6 @@
-"""What a method costs: parameters, multiply-adds, inference rate."""
+"""What a method costs: parameters and multiply-adds."""
 
 from __future__ import annotations
-
-import time
 
 import numpy as np
 import torch
@@ -17,7 +15,6 @@ def cost(method: Method, data: ImageData, device: str) -> dict[str, float | np.n
 
     ``parameters``: all of them; ``parameters_used``: those that a prediction reads. ``multiply_adds``: of one image's
     prediction, matrix products and convolutions only; ``train_multiply_adds``: of forward and backward, an image.
-    ``images_per_second``: of prediction in batches of 64, median of five, on whatever else the machine was doing.
     """
     channels = len(data.mean)
     images = torch.randn(8, channels, data.image_size, data.image_size, device=device)
@@ -44,21 +41,5 @@ def cost(method: Method, data: ImageData, device: str) -> dict[str, float | np.n
     method.load_state_dict(before)  # BatchNorm's statistics and the generators as they were
     for generator, state in generators:
         generator.set_state(state)
-
     method.eval()
-    batch = images.repeat(8, 1, 1, 1)
-    seconds = []
-    with torch.no_grad():
-        for _ in range(6):
-            _wait(device)
-            start = time.perf_counter()
-            method(batch)
-            _wait(device)
-            seconds.append(time.perf_counter() - start)
-    found["images_per_second"] = len(batch) / float(np.median(seconds[1:]))
     return found
-
-
-def _wait(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)

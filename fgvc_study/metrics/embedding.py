@@ -1,4 +1,4 @@
-"""Measures of a feature space: how compact classes are, how well distances verify, how far centres lag."""
+"""Measures of a feature space: how compact classes are, how well distances verify, how far centers lag."""
 
 from __future__ import annotations
 
@@ -53,20 +53,16 @@ def compactness(method: Method, data: ImageData, device: str) -> dict[str, float
 
     ``intra``: mean distance of a feature to its class mean. ``margin``: mean distance of a class mean to the nearest
     other one. ``ratio``: intra / margin, free of the scale of the features; lower is more compact.
-    ``border_gap``: accuracy on all test images minus accuracy on the tenth of them farthest from their class mean.
     """
     features, labels = embed(method, data, "test", device)
     classes, means = class_means(features, labels)
     own = means[torch.searchsorted(classes, labels)]
     distance = (features - own).norm(dim=1)
     between = torch.cdist(means, means).fill_diagonal_(float("inf")).amin(1)
-    nearest = classes[torch.cdist(features, means).argmin(1)] == labels
-    border = distance >= distance.quantile(0.9)
     return {
         "intra": float(distance.mean()),
         "margin": float(between.mean()),
         "ratio": float(distance.mean() / between.mean()),
-        "border_gap": float(nearest.float().mean() - nearest[border].float().mean()),
     }
 
 
@@ -112,14 +108,14 @@ def best_threshold_accuracy(score: Tensor, same: Tensor) -> float:
 
 
 def center_drift(method: Method, data: ImageData, device: str) -> dict[str, float | np.ndarray]:
-    """How far the learned centres are from the true means of the training features.
+    """How far the learned centers are from the true means of the training features.
 
     ``drift``: mean distance between the two. ``relative``: divided by the mean distance of a feature to its true
     mean, so that 1 is as far as a typical sample.
     """
     centers = getattr(getattr(method, "center_loss", None), "centers", None)
     if centers is None:
-        raise ValueError("center_drift needs a method with centres: use method 'center'")
+        raise ValueError("center_drift needs a method with centers: use method 'center'")
     features, labels = embed(method, data, "train", device)
     classes, means = class_means(features, labels)
     drift = (centers.detach().cpu()[classes] - means).norm(dim=1).mean()
@@ -130,18 +126,11 @@ def center_drift(method: Method, data: ImageData, device: str) -> dict[str, floa
 def features_2d(method: Method, data: ImageData, device: str) -> dict[str, float | np.ndarray]:
     """The first two feature dimensions of up to 1,500 images of train and of test, for pictures.
 
-    Arrays ``train``, ``test`` float16 ``(n, 2)`` and ``train_labels``, ``test_labels`` uint8 ``(n,)``; ``weights``
-    ``(classes, 2)``, the classifier's, where it is linear, and ``centers`` where the method has them.
+    Arrays ``train``, ``test`` float16 ``(n, 2)`` and ``train_labels``, ``test_labels`` uint8 ``(n,)``.
     """
     found: dict[str, float | np.ndarray] = {}
     for split in ("train", "test"):
         features, labels = embed(method, data, split, device, limit=1_500)
         found[split] = features[:, :2].numpy().astype(np.float16)
         found[f"{split}_labels"] = labels.numpy().astype(np.uint8)
-    classifier = getattr(method, "classifier", None)
-    if isinstance(classifier, torch.nn.Linear):
-        found["weights"] = classifier.weight.detach().cpu()[:, :2].numpy()
-    centers = getattr(getattr(method, "center_loss", None), "centers", None)
-    if centers is not None:
-        found["centers"] = centers.detach().cpu()[:, :2].numpy()
     return found

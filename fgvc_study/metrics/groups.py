@@ -25,12 +25,11 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
     on, or within half a stride of; one that is zero everywhere lies on none. Means over images:
 
     ``parts``: different parts among the channels of the true class. ``on_part``: share of those channels on any part.
-    ``discriminative``: fraction of them on the discriminative part; ``discriminative_hit``: fraction of images with at
-    least one there.
-    ``mass``: share of the true class's attention, the maximum over its channels, within the discriminative part;
-    ``mass_even``: what an even map would have there. ``h``: of :func:`fgvc_lib.losses.mutual_channel.group_diversity`,
-    over all classes; ``h_true``: of the true class. Array ``by_class``, ``(c, P + 1)``: how many of its channels a
-    class has on each part, in its own images, the last column for none; NaN for a class without images.
+    ``discriminative``: fraction of them on the discriminative part. ``mass``: share of the true class's attention, the
+    maximum over its channels, within the discriminative part; ``mass_even``: what an even map would have there. ``h``:
+    of :func:`fgvc_lib.losses.mutual_channel.group_diversity`, over all classes. Array ``by_class``, ``(c, P + 1)``: how
+    many of its channels a class has on each part, in its own images, the last column for none; NaN for a class without
+    images.
 
     Raises:
         ValueError: another method than MC-Loss, or data without ``masks`` and ``discriminative`` parts.
@@ -58,19 +57,15 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
         mine = class_maps(features, labels, classes)  # (B, ξ, h, w)
         own, decides = masks[rows.cpu()].to(mine.device), deciding[rows.cpu()].to(mine.device)
         parts = channel_parts_of(mine, own, center=center)  # (B, ξ)
-        hit = (parts == decides[:, None]).float()
         part = own[torch.arange(len(own), device=own.device), decides]  # (B, H, W)
         share, even = mass_on_part(mine.amax(1).clamp(min=0), part, center=center)
-        spread = group_diversity(features, classes)  # (B, c)
         batch = {
             "parts": distinct_parts(parts).float(),
             "on_part": (parts >= 0).float().mean(1),
-            "discriminative": hit.mean(1),
-            "discriminative_hit": hit.amax(1),
+            "discriminative": (parts == decides[:, None]).float().mean(1),
             "mass": share,
             "mass_even": even,
-            "h": spread.mean(1),
-            "h_true": spread.gather(1, labels[:, None])[:, 0],
+            "h": group_diversity(features, classes).mean(1),
         }
         for name, values in batch.items():
             found.setdefault(name, []).append(values.cpu())

@@ -26,10 +26,10 @@ def magnification(method: Method, data: ImageData, device: str, *, limit: int = 
     On at most ``limit`` test images, each seen as in evaluation. A part's magnification is the mean over
     its pixels of :func:`area_magnification`: 1 is plain resizing, 4 twice as wide and twice as high.
 
-    ``structure``: of the structure-preserved image, mean over images. ``structure_above_1``: share of images that
-    enlarge it at all. ``detail``: of a detail-preserved image by a random channel, its expectation over channels.
-    ``detail_best``: by the best channel of each image. All 1 where nothing is sampled by attention. Array ``by_part``,
-    ``(2, P)``: structure and detail, mean over images whose discriminative part it is, NaN where there is none.
+    ``structure``: of the structure-preserved image, mean over images. ``detail``: of a detail-preserved image by a
+    random channel, its expectation over channels. ``detail_best``: by the best channel of each image. All 1 where
+    nothing is sampled by attention. Array ``by_part``, ``(2, P)``: structure and detail, mean over images whose
+    discriminative part it is, NaN where there is none.
 
     Raises:
         ValueError: another method than TASN, or data without ``masks`` and ``discriminative`` parts.
@@ -55,10 +55,8 @@ def magnification(method: Method, data: ImageData, device: str, *, limit: int = 
     values, part = torch.cat(found), torch.cat(deciding)
     means = values.nanmean(0)
     by_part = torch.stack([values[part == p, :2].nanmean(0) for p in range(len(data.part_names))], 1)  # (2, P)
-    visible = values[:, 0][~values[:, 0].isnan()]
     return {
         "structure": float(means[0]),
-        "structure_above_1": float((visible > 1).float().mean()),
         "detail": float(means[1]),
         "detail_best": float(means[2]),
         "by_part": by_part.numpy().astype(np.float32),

@@ -165,7 +165,7 @@ SAMPLE = r"""known => {
   return [...kinds].slice(known.length);
 }"""
 
-# What repeats thousands of times and has no meaning of its own: coloured code, drawn formulas, further rows of a table
+# What repeats thousands of times and has no meaning of its own: colored code, drawn formulas, further rows of a table
 SLIM = """() => {
   document.querySelectorAll("article pre, main pre").forEach(pre => { pre.textContent = pre.textContent; });
   document.querySelectorAll("mjx-container > svg > *").forEach(node => node.remove());
@@ -268,7 +268,7 @@ def violations(tab: Any, context: dict[str, Any], options: dict[str, Any]) -> li
 def contrast(tab: Any, known: list[str]) -> list[str]:
     """Texts without contrast.
 
-    Contrast follows from colours, size and weight alone and takes long, so that one text of each kind is examined,
+    Contrast follows from colors, size and weight alone and takes long, so that one text of each kind is examined,
     once in the book: ``known`` are the kinds that were.
     """
     new = tab.evaluate(SAMPLE, known)

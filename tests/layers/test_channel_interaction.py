@@ -90,7 +90,7 @@ def test_permuting_locations_permutes_y_and_permuting_channels_permutes_w():
     torch.testing.assert_close(channel_relation(x[:, channels]), channel_relation(x)[:, channels][:, :, channels])
 
 
-def test_unscaled_softmax_favours_dead_channels():
+def test_unscaled_softmax_favors_dead_channels():
     # half-normal maps, 20 of 512 channels dead: 3.9 % of the channels
     x = torch.randn(1, 512, 7, 7).abs()
     x[:, :20] = 0
@@ -148,14 +148,6 @@ def test_phi_trains_at_the_same_rate_at_every_width():
     for c in (4, 64):
         torch.testing.assert_close(change(c, normalize=True), one)
         torch.testing.assert_close(change(c, normalize=False), c * one)
-
-
-def test_zero_init_starts_as_the_identity_and_still_learns():
-    sci = SelfChannelInteraction(3, zero_init=True)
-    x = torch.randn(2, 3, 4, 4)
-    assert torch.equal(sci(x), x)
-    sci(x).square().sum().backward()
-    assert sci.phi.weight.grad.any()
 
 
 def cci_reference(cci, sci, xa, xb):
@@ -316,7 +308,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"must be \(B, c, h, w\), got \(2, 3\)"):
         channel_relation(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="scale must be 'positions' or 'none', got 'channels'"):
-        SelfChannelInteraction(3, scale="channels")
+        SelfChannelInteraction(3, scale="channels")(torch.zeros(1, 3, 2, 2))
     with pytest.raises(ValueError, match=r"map_size must be \(height, width\) or None, got \(3,\)"):
         ContrastiveChannelInteraction(3, map_size=(3,))
     cci = ContrastiveChannelInteraction(3, map_size=(2, 2))

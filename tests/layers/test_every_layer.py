@@ -17,7 +17,7 @@ from fgvc_lib.layers.attention_pyramid import AttentionPyramid, ChannelGate, Poo
 from fgvc_lib.layers.attention_sampler import AttentionSampler
 from fgvc_lib.layers.bilinear import BilinearPool
 from fgvc_lib.layers.channel_interaction import ContrastiveChannelInteraction, SelfChannelInteraction
-from fgvc_lib.layers.head import bn_elu_head, linear_head
+from fgvc_lib.layers.head import bn_elu_head, make_head
 from fgvc_lib.layers.non_local import NonLocalBlock
 from fgvc_lib.layers.roi_drop import roi_drop
 from fgvc_lib.layers.roi_pyramid import ROIPyramid
@@ -78,7 +78,8 @@ def contrastive_channel_interaction(b: int, c: int, h: int, w: int, draw: Draw) 
 
 
 def non_local(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
-    layer = NonLocalBlock(c, reduction=draw(st.integers(1, 3)), zero_init=False)
+    layer = NonLocalBlock(c, reduction=draw(st.integers(1, 3)))
+    nn.init.ones_(layer.out[1].weight)  # it starts as the identity
     return Case((maps(b, c, h, w),), layer, (b, c, h, w))
 
 
@@ -145,7 +146,7 @@ def drop(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
 
 
 def plain_head(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
-    return Case((maps(b, c, h, w).mean((2, 3)),), linear_head(c, h, bias=draw(st.booleans())), (b, h))
+    return Case((maps(b, c, h, w).mean((2, 3)),), make_head("linear", c, h, hidden=1), (b, h))
 
 
 def released_head(b: int, c: int, h: int, w: int, draw: Draw) -> Case:

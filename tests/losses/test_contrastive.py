@@ -94,6 +94,6 @@ def test_bad_input_is_refused():
         contrastive_loss(good, good, torch.tensor(True))  # one label for a whole half-batch
     for margin in (0.0, -1.0):
         with pytest.raises(ValueError, match="margin must be positive, or no pair is ever pushed apart"):
-            ContrastiveLoss(margin=margin)
+            ContrastiveLoss(margin=margin)(good, good, torch.tensor([True, False]))
         with pytest.raises(ValueError, match="margin must be positive, or no pair is ever pushed apart"):
             contrastive_loss(good, good, same, margin=margin)

@@ -93,7 +93,7 @@ def test_bad_input_is_refused():
         distillation_loss(torch.zeros(2, 3), torch.zeros(2, 4))
     for refused in (
         lambda: distillation_loss(torch.zeros(2, 3), torch.zeros(2, 3), temperature=0),
-        lambda: DistillationLoss(temperature=0),
+        lambda: DistillationLoss(temperature=0)(torch.zeros(2, 3), torch.zeros(2, 3)),
     ):
         with pytest.raises(ValueError, match="temperature must be positive, got 0"):
             refused()

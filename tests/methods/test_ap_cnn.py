@@ -92,7 +92,7 @@ def test_every_term_trains_its_head_its_gates_and_the_backbone():
         {"average": "probabilities"},
         {"reduction": "mean"},
         {"refined_stage": "layer1", "pyramid": {"levels": 2}},
-        {"drop": {"rates": [0.3, 0.4, 0.3]}, "boxes": {"border": 0.2, "mean_with_border": False, "offset": 0.0}},
+        {"drop": {"rates": [0.3, 0.4, 0.3]}, "boxes": {"border": 0.2, "mean_with_border": False}},
         {"boxes": {"random": True}},
         {"boxes": {"merge": True, "released_border": True}},
     ],
@@ -170,7 +170,6 @@ def test_settings_reach_their_layers():
         "mean_with_border": False,
         "iou": 0.3,
         "merge": True,
-        "offset": 0.0,
     }
     method = small(
         boxes={**boxes, "top_k": [2, 2, 1], "sizes": [0.1, 0.2, 0.3]}, pyramid={"momentum": 0.3, "pathway": False}
@@ -251,7 +250,7 @@ def test_labels_change_nothing_in_evaluation():
 @pytest.mark.parametrize("size", [(32, 32), (40, 28)])
 def test_a_batch_equals_its_images_one_at_a_time(size):
     method = small()
-    for _ in range(2):  # give BatchNorm something to normalise with
+    for _ in range(2):  # give BatchNorm something to normalize with
         method(*batch(size=size))
     method.eval()
     images = batch(size=size)[0]
@@ -324,14 +323,14 @@ def test_lower_layers_may_learn_slower():
     ("arguments", "message"),
     [
         ({"pyramid": {"levels": 4}}, "levels must be 1 to 3, the stages of this backbone, got 4"),
-        ({"stages": 3}, "stages must be 1 or 2.*got stages=3"),
-        ({"stages": 1, "inference_stages": 2}, "got stages=1, inference_stages=2"),
+        ({"stages": 3}, "APCNN: stages must be 1 or 2, got 3"),
+        ({"stages": 1, "inference_stages": 2}, "inference_stages must be at most stages, 1, got 2"),
         ({"zoom": None, "drop": None}, "need zoom or drop"),
-        ({"zoom": "crop"}, "zoom must be one of 'union', 'center', None, got 'crop'"),
-        ({"reduction": "none"}, "reduction must be one of 'sum', 'mean', got 'none'"),
-        ({"boxes": {"shares": [0.1]}}, "Boxes with shares=.*unexpected keyword argument; its fields are sizes, top_k,"),
-        ({"drop": {"rates": 0.3}}, "Drop with rates=0.3: input should be a valid tuple"),
-        ({"average": "votes"}, "'logits', 'probabilities', got 'votes'"),
+        ({"zoom": "crop"}, "zoom must be 'union' or 'center', got 'crop'"),
+        ({"reduction": "none"}, "reduction must be 'sum' or 'mean', got 'none'"),
+        ({"boxes": {"shares": [0.1]}}, "APCNN: unknown argument boxes.shares: choose from sizes, top_k,"),
+        ({"drop": {"rates": 0.3}}, "drop.rates must be a list, got 0.3"),
+        ({"average": "votes"}, "average must be 'logits' or 'probabilities', got 'votes'"),
         ({"refined_stage": "layer3"}, "one of layer1, got 'layer3'"),
         ({"boxes": {"top_k": [5, 3]}}, "top_k needs a number for each of 3 levels, got 2"),
     ],

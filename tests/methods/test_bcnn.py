@@ -89,7 +89,7 @@ def test_evaluation_ignores_labels_and_takes_one_image():
 
 
 def test_orderless():
-    # a 1×1 network sees no neighbourhood, so shuffling pixels must leave the prediction alone
+    # a 1×1 network sees no neighborhood, so shuffling pixels must leave the prediction alone
     from torch import nn
 
     from fgvc_lib.backbones import Backbone
@@ -117,9 +117,9 @@ def test_from_plain_data():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match=r"head_fraction must be in \[0, 1\), got 1.5"):
+    with pytest.raises(ValueError, match="head_fraction must be less than 1, got"):
         small(head_fraction=1.5)
-    with pytest.raises(ValueError, match="head_lr_scale must be positive, got 0"):
+    with pytest.raises(ValueError, match="head_lr_scale must be greater than 0, got 0"):
         small(head_lr_scale=0)
     with pytest.raises(ValueError, match=r"second must name its backbone, one of resnet.*got \{'depth': 11\}"):
         small(second={"depth": 11})

@@ -116,8 +116,10 @@ def test_training_without_labels_and_bad_batches_are_refused():
         method(images[0], labels)
     with pytest.raises(ValueError, match=r"labels must be integers of shape \(6,\)"):
         method(images, labels[:2])
-    with pytest.raises(ValueError, match=r"weight \(λ\) must not be negative, got -1"):
+    with pytest.raises(ValueError, match="weight must be greater than or equal to 0, got -1"):
         small(weight=-1)
+    with pytest.raises(ValueError, match="reduction must be 'mean' or 'sum', got 'none'"):
+        small(reduction="none")
 
 
 def test_works_on_any_backbone_with_a_wider_feature():

@@ -147,8 +147,10 @@ def test_a_backbone_or_arguments_that_do_not_fit_are_refused_with_what_to_do():
         small(3)
     with pytest.raises(ValueError, match="head must be 'linear' or 'bn_elu', got 'mlp'"):
         small(head="mlp")
-    for arguments in ({"pool": "grid"}, {"pool": "sum"}, {"map_size": (4, 4)}):
-        with pytest.raises(ValueError, match="pool must be 'max', 'avg', or 'grid' with map_size, got"):
+    for arguments in ({"pool": "grid"}, {"map_size": (4, 4)}):
+        with pytest.raises(ValueError, match="map_size belongs to pool='grid', got pool="):
             small(**arguments)
-    with pytest.raises(ValueError, match="confusion must not be negative, got -1"):
+    with pytest.raises(ValueError, match="pool must be 'max', 'avg' or 'grid', got 'sum'"):
+        small(pool="sum")
+    with pytest.raises(ValueError, match="confusion must be greater than or equal to 0, got -1"):
         small(confusion=-1)

@@ -40,7 +40,7 @@ def show(*, name, caption, alt):
     display({"image/png": PIXEL}, raw=True, metadata=metadata)
 
 
-show(name="fig-small", caption="A single pixel.", alt="One grey pixel.")
+show(name="fig-small", caption="A single pixel.", alt="One gray pixel.")
 
 # %% tags=["output"]
 print(profile, seeds, os.environ["FGVC_BUILD"].rsplit("/", 1)[-1])
@@ -89,7 +89,7 @@ def test_the_last_line_says_where_the_book_is(built, project):
 
 def test_the_page_shows_text_figure_and_results_of_the_profile(built, project):
     html = (project / "build" / "smoke" / "html" / "notebooks" / "01_small.html").read_text()
-    assert 'alt="One grey pixel."' in html
+    assert 'alt="One gray pixel."' in html
     assert "A single pixel." in html
     assert '<span class="caption-number">Fig. 1 </span>' in html
     assert "smoke [3] smoke" in html  # run with the profile's values

@@ -134,8 +134,8 @@ def test_what_a_built_page_would_fetch_from_elsewhere(tmp_path):
     (tmp_path / "b.css").write_text('@import "https://cdn.org/b.css"; a { background: url(https://cdn.org/d.png) }')
     assert outside_requests(tmp_path) == [
         "notebooks/a.html: https://cdn.org/a.js",
-        "notebooks/a.html: //cdn.org/a.css",
         "notebooks/a.html: https://cdn.org/c.png",
+        "notebooks/a.html: //cdn.org/a.css",
         "b.css: https://cdn.org/b.css",
         "b.css: https://cdn.org/d.png",
     ]

@@ -17,7 +17,7 @@ GOOD = """\
 seeds = [0]
 
 # %% tags=["table"]
-show_table(study.recorded("rows", profile="photos", chapter="01_a"), seeds)
+show_table(study.recorded("rows", profile="photos"), seeds)
 
 # %% [markdown]
 # ## Paper versus official implementation
@@ -84,13 +84,11 @@ def test_a_whole_chapter_lacks_nothing(book):
     ("old", "new", "said"),
     [
         ('tags=["table"]', "", "no cell has figure, table, output"),
-        ('chapter="01_a"', 'chapter="02_b"', r"lacks `records: \[02_b\]`"),
         ("## Exercises", "## Practice", "no section '## Exercises'"),
         ("```{dropdown} Solution", "```{note}", "1 exercises and 0 cells"),
         ("a2020paper", "b2021other", "has no b2021other"),
         ("{footbibliography}", "{note}", "end with '## References'"),
         ("## Paper versus official implementation", "## Code", "add it"),
-        ("seeds = [0]", "seeds = [0]\nepochs = 1 + 1", "literals only"),
         ("seeds = [0]", "seeds = [0]\nepochs = 8", "no cell reads the parameter epochs"),
         ("seeds", "runs", "no parameter 'seeds'"),
     ],
@@ -98,11 +96,6 @@ def test_a_whole_chapter_lacks_nothing(book):
 def test_each_item_says_what_is_missing(book, old, new, said):
     (problem,) = book(GOOD.replace(old, new)).values()
     assert re.search(said, problem)
-
-
-def test_a_header_can_name_the_others(book):
-    header = "# ---\n# jupyter:\n#   records: [02_b]\n# ---\n\n"
-    assert book(header + GOOD.replace('chapter="01_a"', 'chapter="02_b"')) == {}
 
 
 @pytest.mark.parametrize("page", ["book/index.md", "book/discrepancies.md", "README.md"])
@@ -137,6 +130,8 @@ def test_the_command(book, monkeypatch, capsys):
         checklist.main()
 
 
-def test_a_chapter_without_a_title_is_refused(book):
+def test_a_source_that_makes_no_notebook_is_refused(book):
     with pytest.raises(PipelineError, match="title"):
         book("# %%\nx = 1\n", in_step=False)
+    with pytest.raises(PipelineError, match="literals only"):
+        book(GOOD.replace("seeds = [0]", "seeds = [0]\nepochs = 1 + 1"), in_step=False)

@@ -10,31 +10,8 @@ PARAMETERS = "seeds = [0]\nepochs = 8\nlr = 0.1\nmax_steps = None"
 READ = "%matplotlib inline\nprint(seeds, lr, epochs)\ndef f():\n    return f'{max_steps}'"
 
 
-def notebook(source, copies=1):
-    return new_notebook(cells=[new_code_cell(source, metadata={"tags": ["parameters"]}) for _ in range(copies)])
-
-
-def test_defaults_are_the_literals_of_the_parameters_cell():
-    source = 'profile = "quick"\n# a comment\nseeds = [0]\nepochs: int = 8\nlr = -1e-3\ntrain_limit = None'
-    assert execute.defaults(notebook(source), "02_b") == {
-        "profile": "quick",
-        "seeds": [0],
-        "epochs": 8,
-        "lr": -1e-3,
-        "train_limit": None,
-    }
-
-
-@pytest.mark.parametrize("line", ["steps = epochs * 2", "import os", "a, b = 1, 2", "folder = f'{epochs}'", "x: int"])
-def test_a_derived_value_is_refused_because_it_would_keep_its_default(line):
-    with pytest.raises(PipelineError, match=r"notebooks/02_b: the parameters cell holds literals only, not"):
-        execute.defaults(notebook(f"epochs = 1\n{line}"), "02_b")
-
-
-@pytest.mark.parametrize("copies", [0, 2])
-def test_there_is_one_parameters_cell(copies):
-    with pytest.raises(PipelineError, match=rf"notebooks/02_b: {copies} cells are tagged 'parameters'"):
-        execute.defaults(notebook("x = 1", copies), "02_b")
+def notebook(source):
+    return new_notebook(cells=[new_code_cell(source, metadata={"tags": ["parameters"]})])
 
 
 @pytest.fixture
@@ -50,24 +27,10 @@ def given(monkeypatch):
     return given
 
 
-@pytest.mark.parametrize("values", [{}, {"epochs": 3}, {"lr": 1}, {"max_steps": 100}, {"epochs": None}])
-def test_parameters_that_fit(given, values):
-    assert given(values) == values
-
-
-@pytest.mark.parametrize(
-    ("values", "complaint"),
-    [
-        ({"epoch": 3}, r"notebooks/02_b has no parameter 'epoch', which profile paper sets: it has seeds, epochs"),
-        ({"epochs": "3"}, r"notebooks/02_b: parameter 'epochs' must be of type int as its default, got '3'"),
-        ({"seeds": 1}, r"parameter 'seeds' must be of type list"),
-        ({"epochs": 1.5}, r"parameter 'epochs' must be of type int"),
-        ({"epochs": True}, r"parameter 'epochs' must be of type int"),
-    ],
-)
-def test_parameters_that_do_not_fit(given, values, complaint):
-    with pytest.raises(PipelineError, match=complaint):
-        given(values)
+def test_a_profile_sets_parameters_that_the_chapter_has(given):
+    assert given({"epochs": 3, "max_steps": 100}) == {"epochs": 3, "max_steps": 100}
+    with pytest.raises(PipelineError, match=r"notebooks/02_b has no parameter 'epoch', which profile paper sets: it"):
+        given({"epoch": 3})
 
 
 @pytest.mark.parametrize("code", ["unread = 1", "run(unread=2)", "'unread'", "# unread", "a.unread"])

@@ -2,8 +2,10 @@
 
 import pytest
 import yaml
+from nbformat.v4 import new_code_cell, new_notebook
 
 from pipeline import project
+from pipeline.project import PipelineError
 
 
 @pytest.fixture
@@ -76,3 +78,30 @@ def test_a_file_that_holds_the_content_already_keeps_its_time(tmp_path):
     assert project.write_if_changed(path, "other")
     assert path.read_text() == "other"
     assert list(path.parent.iterdir()) == [path]
+
+
+def notebook(source, copies=1):
+    return new_notebook(cells=[new_code_cell(source, metadata={"tags": ["parameters"]}) for _ in range(copies)])
+
+
+def test_defaults_are_the_literals_of_the_parameters_cell():
+    source = 'profile = "quick"\n# a comment\nseeds = [0]\nepochs: int = 8\nlr = -1e-3\ntrain_limit = None'
+    assert project.defaults(notebook(source), "02_b") == {
+        "profile": "quick",
+        "seeds": [0],
+        "epochs": 8,
+        "lr": -1e-3,
+        "train_limit": None,
+    }
+
+
+@pytest.mark.parametrize("line", ["steps = epochs * 2", "import os", "a, b = 1, 2", "folder = f'{epochs}'", "x: int"])
+def test_a_derived_value_is_refused_because_it_would_keep_its_default(line):
+    with pytest.raises(PipelineError, match=r"notebooks/02_b: the parameters cell holds literals only, not"):
+        project.defaults(notebook(f"epochs = 1\n{line}"), "02_b")
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+def test_there_is_one_parameters_cell(copies):
+    with pytest.raises(PipelineError, match=rf"notebooks/02_b: {copies} cells are tagged 'parameters'"):
+        project.defaults(notebook("x = 1", copies), "02_b")

@@ -37,6 +37,18 @@ def test_cells_come_over_with_their_tags_and_without_outputs():
     assert made.metadata.kernelspec.name == "python3"
 
 
+def test_the_cell_after_the_parameters_gives_them_the_types_of_their_defaults():
+    source = SOURCE.replace('profile = "quick"', "xis = [1]\nlr = 0.1\ndevice = None")
+    cells = [cell for cell in sync.notebook("01_a", source).cells if cell.cell_type == "code"]
+    (at,) = (n for n, cell in enumerate(cells) if cell.metadata.tags == ["parameters"])
+    names = {"xis": "[2, 5]", "lr": 1, "device": "cpu"}  # as papermill puts them between the two
+    exec(cells[at + 1].source, names)
+    assert {name: names[name] for name in ("xis", "lr", "device")} == {"xis": [2, 5], "lr": 1.0, "device": "cpu"}
+    names["xis"] = "2, 5]"
+    with pytest.raises(ValueError, match=r"^the parameter xis must be of type list, got '2, 5\]'"):
+        exec(cells[at + 1].source, names)
+
+
 def test_new_prose_leaves_the_ids_of_code_cells():
     before = ids(sync.notebook("01_a", SOURCE), "code")
     more = SOURCE.replace("# %% [markdown]\n# Prose.", "# %% [markdown]\n# New.\n\n# %% [markdown]\n# Prose, edited.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from fgvc_study import ledger
 from fgvc_study.experiment import table
@@ -46,7 +47,7 @@ def test_the_rule_refuses_nonsense():
 
 
 def claim(**test):
-    return Claim("x", "Center Loss", "…", "…", "02_center_loss", "a", test)
+    return Claim(id="x", method="", claim="…", source="…", chapter="02_center_loss", anchor="a", test=test)
 
 
 @pytest.fixture
@@ -148,9 +149,11 @@ def test_every_row_of_the_ledger_is_sound():
 
 def test_an_incomplete_or_repeated_row_is_refused(tmp_path):
     path = tmp_path / "claims.yaml"
-    path.write_text("claims:\n  - {id: a, method: x}\n")
-    with pytest.raises(ValueError, match=r"claim a lacks or has too much of anchor, chapter, claim, source, test"):
-        claims(path)
-    path.write_text("claims:\n  - {id: a}\n  - {id: a}\n")
-    with pytest.raises(ValueError, match="names a claim twice"):
+    row = claim().model_dump()
+    for wrong in ({name: value for name, value in row.items() if name != "anchor"}, row | {"anchors": ""}):
+        path.write_text(yaml.safe_dump({"claims": [row, wrong]}))
+        with pytest.raises(ValueError, match=r"1\.anchor"):
+            claims(path)
+    path.write_text(yaml.safe_dump({"claims": [row, row | {"id": "y"}, row]}))
+    with pytest.raises(ValueError, match=r"names a claim twice: x$"):
         claims(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,24 @@ def test_files_of_later_steps_are_not_deleted(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoints.save(step, state(step))
     assert checkpoints.steps() == [2, 3, 90]
+
+
+def test_content_and_name_reach_the_disk_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def flush(descriptor: int) -> None:
+        order.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "content")
+        fsync(descriptor)
+
+    def rename(old: Path, new: Path) -> None:
+        order.append("name")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", rename)
+    write_atomically({"x": 1}, tmp_path / "file.pt")
+    assert order == ["content", "name", *["folder"] * (os.name == "posix")]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,16 +95,15 @@ def test_memory_and_name_of_a_gpu_are_its_own(two_gpus: None, monkeypatch: pytes
     assert machine.device_name(gpu) == "a GPU"
 
 
-def test_a_cpu_is_named_with_its_threads_and_memory_is_the_processs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_is_named_and_memory_is_the_processs(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     before = machine.peak_memory(cpu)["peak_bytes"]
     assert before > 50e6  # torch alone takes more
     monkeypatch.setattr(machine.sys, "platform", "darwin")  # where the unit is a byte and not 1024
     assert machine.peak_memory(cpu)["peak_bytes"] < before / 500
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert machine.device_name(cpu).endswith(", 3 threads")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert machine.device_name(cpu).endswith(", 1 thread")
+    monkeypatch.setattr(machine.Path, "exists", lambda path: False)
+    monkeypatch.setattr(machine.platform, "processor", lambda: "a processor")
+    assert machine.device_name(cpu) == "a processor"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -146,7 +147,40 @@ def test_outside_of_the_main_thread_no_signal_is_caught() -> None:
     assert machine.Stopped([]).code == 143  # another process was told
 
 
+def test_a_resumed_run_is_shown_from_where_it_stands(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[Any, ...]] = []
+
+    class Writer:
+        def __init__(self, folder: str, *, purge_step: int) -> None:
+            written.append((folder, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def flush(self) -> None: ...
+
+        def close(self) -> None:
+            written.append(("closed",))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    with ProgressBar(10, start=4, tensorboard=tmp_path) as bar:
+        assert str(bar._bar).startswith(" 40%")
+        bar.step(5, {"ce": 1.5, "center": 0.25}, lr=0.1, images=8)
+        assert "5/10" in str(bar._bar)
+        bar.epoch(5, {"train_accuracy": 0.5, "val_accuracy": 0.25, "val_loss": 2.0, "other": 1.0})
+    assert written == [
+        (str(tmp_path), 4),
+        ("train/ce", 1.5, 5),
+        ("train/center", 0.25, 5),
+        ("train/lr", 0.1, 5),
+        ("epoch/train_accuracy", 0.5, 5),
+        ("epoch/val_accuracy", 0.25, 5),
+        ("epoch/val_loss", 2.0, 5),
+        ("closed",),
+    ]
+
+
 def test_tensorboard_that_is_not_installed_is_named(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ModuleNotFoundError, match="TensorBoard is not installed: pip install tensorboard"):
         ProgressBar(3, show=False, tensorboard=tmp_path)

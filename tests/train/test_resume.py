@@ -15,7 +15,7 @@ import pytest
 import torch
 
 COMMON = '''
-import json, os, signal, sys
+import json, os, random, signal, sys
 import numpy as np, torch, torch.distributed as dist
 from torch import nn
 from fgvc_lib.backbones import BACKBONES, Backbone
@@ -44,7 +44,7 @@ class Probe(Method):
         self.backbone, self.noise, self.poison_rank = backbone, noise, poison_rank
         self.head = nn.Linear(8, num_classes)
         self.register_buffer("center", torch.zeros(8))
-        self.register_buffer("taken", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_buffer("taken", torch.zeros((), dtype=torch.int64))
 
     def phases(self):
         head = [{"params": list(self.head.parameters())}]
@@ -56,7 +56,7 @@ class Probe(Method):
             return Output(self.head(x))
         shared = torch.rand(8, generator=self.shared_generator)
         own = torch.rand(x.shape, generator=self.rank_generator)
-        x = x * (1 + self.noise * (shared + own + torch.rand(8) + float(np.random.rand())))
+        x = x * (1 + self.noise * (shared + own + torch.rand(8) + float(np.random.rand()) + random.random()))
         logits = self.head(x)
         pull = 0.1 * (x - self.center).square().mean()
         if self.poison_rank is not None and self.taken == 2 and dist.get_rank() == self.poison_rank:
@@ -182,12 +182,17 @@ def both(work):
 def equal(rank):
     write(fit(config("group"), data=DATA), f"group{rank}")
 
+noisy = config("group", grad_accum_steps=1, batch_size=4, method_args={"noise": 0.1})   # each rank draws of its own
+
+def unbroken(rank):
+    write(fit(noisy, data=DATA), f"unbroken{rank}")
+
 def killed(rank):   # only rank 1 is told to stop: both must save and leave at the same step
     Probe.hook = lambda taken: os.kill(os.getpid(), signal.SIGTERM) if (rank, taken) == (1, 4) else None
-    fit(config("group", grad_accum_steps=1, batch_size=4), data=DATA, folder=f"{folder}/ranks")
+    fit(noisy, data=DATA, folder=f"{folder}/ranks")
 
 def resumed(rank):
-    write(fit(config("group", grad_accum_steps=1, batch_size=4), data=DATA, folder=f"{folder}/ranks"), f"resumed{rank}")
+    write(fit(noisy, data=DATA, folder=f"{folder}/ranks"), f"resumed{rank}")
 
 def poisoned(rank):
     try:
@@ -201,10 +206,9 @@ def batch(rank):   # without SyncBatchNorm each rank has its own statistics: all
 
 def alone():
     write(fit(config("group"), data=DATA), "alone")
-    write(fit(config("group", grad_accum_steps=1, batch_size=4), data=DATA), "unbroken")
 
-ranks = [os.waitstatus_to_exitcode(os.waitpid(child(alone), 0)[1]), both(equal), both(killed), both(resumed),
-         both(poisoned), both(batch)]
+ranks = [os.waitstatus_to_exitcode(os.waitpid(child(alone), 0)[1]), both(equal), both(unbroken), both(killed),
+         both(resumed), both(poisoned), both(batch)]
 print(json.dumps({"killed": ends, "ranks": ranks}))
 """
 
@@ -251,16 +255,24 @@ def test_killed_at_any_step_and_resumed_is_bit_equal_to_never_interrupted(left: 
 
 
 def test_two_processes_equal_one(left: Left) -> None:
-    assert left.ranks == [0, [0, 0], [143, 143], [0, 0], [7, 7], [0, 0]]
-    for one, two in (("alone", "group"), ("unbroken", "resumed")):
-        alone, first, second = left.load(one), left.load(f"{two}0"), left.load(f"{two}1")
-        for name, value in alone["weights"].items():  # the method's own buffer among them
-            torch.testing.assert_close(first["weights"][name], value, rtol=1e-4, atol=1e-6)
-            assert torch.equal(first["weights"][name], second["weights"][name]), name
-        assert first["history"] == second["history"]
-        assert first["final"] == second["final"] == pytest.approx(alone["final"], rel=1e-4)
-        for row, expected in zip(first["history"], alone["history"], strict=True):
-            assert row == {k: v if isinstance(v, str) else pytest.approx(v, rel=1e-4) for k, v in expected.items()}
+    assert left.ranks == [0, [0, 0], [0, 0], [143, 143], [0, 0], [7, 7], [0, 0]]
+    alone, first, second = left.load("alone"), left.load("group0"), left.load("group1")
+    for name, value in alone["weights"].items():  # the method's own buffer among them
+        torch.testing.assert_close(first["weights"][name], value, rtol=1e-4, atol=1e-6)
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+    assert first["history"] == second["history"]
+    assert first["final"] == second["final"] == pytest.approx(alone["final"], rel=1e-4)
+    for row, expected in zip(first["history"], alone["history"], strict=True):
+        assert row == {k: v if isinstance(v, str) else pytest.approx(v, rel=1e-4) for k, v in expected.items()}
+
+
+def test_two_processes_that_were_stopped_end_like_two_that_were_not(left: Left) -> None:
+    for rank in range(2):
+        unbroken, resumed = left.load(f"unbroken{rank}"), left.load(f"resumed{rank}")
+        for name, value in unbroken["weights"].items():
+            torch.testing.assert_close(resumed["weights"][name], value, rtol=1e-6, atol=1e-7)
+        assert resumed["final"] == pytest.approx(unbroken["final"], rel=1e-5)
+        assert [row["ce"] for row in resumed["history"]] == pytest.approx([row["ce"] for row in unbroken["history"]])
 
 
 def test_processes_without_synchronized_statistics_evaluate_those_of_rank_0(left: Left) -> None:

@@ -57,6 +57,8 @@ def test_phases_cover_every_step_once(weights: list[float], total: int) -> None:
 def test_phases_get_their_fractions() -> None:
     plan = stretches([Phase([], fraction=0.25), Phase([], fraction=0.75)], 100)
     assert [(s.start, s.stop) for s in plan] == [(0, 25), (25, 100)]
+    plan = stretches([Phase([], fraction=0.75), Phase([], fraction=0.25)], 5)  # 3.75 steps are 4
+    assert [(s.start, s.stop) for s in plan] == [(0, 4), (4, 5)]
 
 
 def test_fractions_that_do_not_sum_to_one_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,8 @@ from fgvc_lib.backbones import Backbone
 from fgvc_lib.config import Config
 from fgvc_lib.data import ImageData, Loader, Split
 from fgvc_lib.methods import METHODS, Method, Output, Phase
-from fgvc_lib.train import CompileError, Fitted, NonFiniteLoss, build, evaluate, fit, load_trained, predict
+from fgvc_lib.train import CompileError, Fitted, NonFiniteLoss, build, evaluate, fit, load_trained, predict, trainer
+from fgvc_lib.train.evaluation import evaluation_mode
 
 SMALL: dict[str, Any] = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 8}}
 
@@ -49,6 +51,7 @@ class Probe(Method):
         self.moved: Tensor
         self.register_buffer("moved", torch.zeros(4))
         self.calls: list[int] = []
+        self.ces: list[float] = []
         self.forwards = 0
 
     def phases(self) -> list[Phase]:
@@ -68,6 +71,7 @@ class Probe(Method):
         if self.forwards == type(self).poison_at:
             odd = odd * float("inf")
         terms = {"ce": self.cross_entropy(logits, labels) * self.factor, "odd": odd}
+        self.ces.append(terms["ce"].item())
         return Output(logits, terms, state={"mean": features.detach().float().mean(0)})
 
     def after_step(self, states: list[dict[str, Tensor]]) -> None:
@@ -132,7 +136,8 @@ def test_accumulated_micro_batches_make_the_same_step(probe: type[Probe], monkey
     assert whole.method.calls == [1] * 6  # type: ignore[comparison-overlap]
     for name, value in whole.method.state_dict().items():
         torch.testing.assert_close(parts.method.state_dict()[name], value, rtol=1e-4, atol=1e-6)
-    assert parts.history[-1]["ce"] == pytest.approx(whole.history[-1]["ce"], rel=1e-5)
+    for name in ("ce", "train_accuracy"):
+        assert parts.history[-1][name] == pytest.approx(whole.history[-1][name], rel=1e-5)
 
 
 def test_history_and_scores_are_those_of_the_run(probe: type[Probe]) -> None:
@@ -142,6 +147,9 @@ def test_history_and_scores_are_those_of_the_run(probe: type[Probe]) -> None:
     assert [list(row) for row in fitted.history] == [keys] * 3
     assert [row["epoch"] for row in fitted.history] == [1, 2, 3]
     assert all(row["loss"] == row["ce"] for row in fitted.history)
+    ces: list[float] = fitted.method.ces  # type: ignore[assignment]
+    assert [row["ce"] for row in fitted.history] == pytest.approx([sum(ces[i : i + 3]) / 3 for i in (0, 3, 6)])
+    assert fitted.timing["images_per_second"] == pytest.approx(9 * 8 / fitted.timing["train_seconds"])
     logits, labels = predict(fitted.method, data, "test")
     assert fitted.final["test_accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
     assert fitted.final["test_loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-5)
@@ -155,7 +163,7 @@ def test_history_and_scores_are_those_of_the_run(probe: type[Probe]) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16", "ema_decay": 0.5, "grad_accum_steps": 2}])
 def test_a_run_is_a_function_of_its_seed(settings: dict[str, Any]) -> None:
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
     first, second, other = run(**settings), run(**settings), run(**settings, seed=1)
     assert same(first.method, second.method)
     assert not same(first.method, other.method)
@@ -163,6 +171,33 @@ def test_a_run_is_a_function_of_its_seed(settings: dict[str, Any]) -> None:
         assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+    assert before[2] == random.getstate()
+
+
+def test_weights_and_generators_of_a_fresh_method_come_from_the_seed(probe: type[Probe]) -> None:
+    first, second, other = (build(Config(**SMALL, method="probe", seed=seed), a_set()) for seed in (3, 3, 4))
+    assert same(first, second)
+    assert not torch.equal(first.head.weight, other.head.weight)  # type: ignore[union-attr]
+    for generator in ("shared_generator", "rank_generator"):
+        draws = [torch.rand(3, generator=getattr(method, generator)) for method in (first, second, other)]
+        assert torch.equal(draws[0], draws[1])
+        assert not torch.equal(draws[0], draws[2])
+
+
+def test_ranks_share_one_generator_and_have_others_of_their_own(
+    probe: type[Probe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(trainer.distributed, "world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(trainer.distributed, "rank", lambda r=rank: r)
+        config = Config(**SMALL, method="probe", batch_size=8, grad_accum_steps=2)
+        method = trainer.Trainer(config, a_set(), torch.device("cpu"), None, None, []).method
+        assert method.splits == 4
+        drawn.append([torch.rand(3, generator=g) for g in (method.shared_generator, method.rank_generator, None)])
+    shared, *own = (torch.equal(*pair) for pair in zip(*drawn, strict=True))
+    assert shared
+    assert not any(own)
 
 
 def test_phases_freeze_weights_and_statistics(probe: type[Probe]) -> None:
@@ -176,6 +211,15 @@ def test_phases_freeze_weights_and_statistics(probe: type[Probe]) -> None:
     assert [row["phase"] for row in both.history] == ["head", "all"]
     assert not torch.equal(both.method.body[1].running_mean, start.body[1].running_mean)  # type: ignore
     assert not torch.equal(both.method.body[0].weight, start.body[0].weight)  # type: ignore
+
+
+def test_evaluation_leaves_every_module_in_its_mode(probe: type[Probe]) -> None:
+    method = build(Config(**SMALL, method="probe"), a_set()).train()
+    method.body.eval()  # type: ignore[union-attr]
+    modes = [module.training for module in method.modules()]
+    with evaluation_mode(method):
+        assert not any(module.training for module in method.modules())
+    assert [module.training for module in method.modules()] == modes
 
 
 def test_lr_scale_multiplies_the_rate(probe: type[Probe]) -> None:
@@ -221,7 +265,6 @@ def test_a_non_finite_loss_stops_before_anything_moved(probe: type[Probe], tmp_p
     with pytest.raises(NonFiniteLoss, match=r"odd is not finite at step 3 \(ce = .*, odd = nan\)") as caught:
         run(method="probe", schedule="constant", epochs=1, folder=tmp_path, save_every=1)
     assert caught.value.step == 2
-    assert list(caught.value.terms) == ["ce", "odd"]
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["checkpoint-00000001.pt", "checkpoint-00000002.pt"]
     kept = torch.load(tmp_path / names[-1], weights_only=True)["state"]["method"]
@@ -249,6 +292,9 @@ def test_a_saved_method_is_the_evaluated_one(tmp_path: Any) -> None:
         assert same(method, fitted.method)
         assert info.config["ema_decay"] == 0.5
     content = torch.load(tmp_path / "model.pt", weights_only=True)
+    content["info"]["config"]["backbone_args"]["pretrained"] = True  # its weights are in the file: none are fetched
+    torch.save(content, tmp_path / "model.pt")
+    assert same(load_trained(tmp_path)[0], fitted.method)
     del content["weights"]["head.bias"]
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(ValueError, match="is not a model saved by this version of the library"):
@@ -266,14 +312,30 @@ def test_weights_that_overflow_under_a_finite_loss_reach_no_checkpoint(probe: ty
     assert not list(tmp_path.iterdir())
 
 
-def test_a_skipped_float16_step_leaves_the_method_alone(probe: type[Probe]) -> None:
+def test_a_skipped_float16_step_leaves_the_method_and_its_average_alone(probe: type[Probe], tmp_path: Any) -> None:
     probe.factor = 30.0  # times the scaler's 65,536: the first gradients overflow
-    fitted = run(method="probe", precision="float16", lr=1e-6, ema_decay=0.9)
+    fitted = run(method="probe", precision="float16", lr=1e-6, ema_decay=0.9, folder=tmp_path)
     skipped = int(fitted.timing["skipped_steps"])
     assert 0 < skipped < 6
     assert len(fitted.method.calls) <= 6 - skipped  # type: ignore
+    state = torch.load(tmp_path / "checkpoint-00000006.pt", weights_only=True)["state"]
+    assert state["ema"]["n_averaged"] == 6 - skipped
     probe.factor = 1.0
     assert run(method="probe", precision="float16").timing["steps"] == 6
+
+
+def test_a_resumed_float16_run_keeps_its_loss_scale(probe: type[Probe], tmp_path: Any) -> None:
+    settings = {"method": "probe", "precision": "float16", "lr": 1e-6}
+    probe.factor = 30.0
+    whole = run(**settings)
+    probe.poison_at = 5
+    with pytest.raises(NonFiniteLoss, match="at step 5"):
+        run(**settings, folder=tmp_path, save_every=1)
+    probe.poison_at = None
+    resumed = run(**settings, folder=tmp_path)
+    assert 0 < whole.timing["skipped_steps"] <= 4  # the scale had fallen far enough before the run stopped
+    assert resumed.timing["skipped_steps"] == whole.timing["skipped_steps"]
+    assert same(resumed.method, whole.method)
 
 
 def test_float16_gradients_are_unscaled_before_clipping(probe: type[Probe]) -> None:

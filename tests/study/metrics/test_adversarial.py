@@ -22,16 +22,16 @@ class Brighter(Method):
         return Output(torch.stack([0 * brightness, self.scale * (brightness - 0.5)], 1))
 
 
-def grey(*levels):
-    """Two grey images a level, dark ones of class 0, bright ones of class 1."""
+def gray(*levels):
+    """Two gray images a level, dark ones of class 0, bright ones of class 1."""
     pixels = np.repeat(np.array(levels, np.uint8), 2)[:, None, None, None] * np.ones((1, 1, 4, 4), np.uint8)
     split = Split(pixels, torch.tensor([int(level > 127) for level in levels for _ in range(2)]))
-    return ImageData("grey", "0", ("dark", "bright"), split, split, split, (0.5,), (0.25,))
+    return ImageData("gray", "0", ("dark", "bright"), split, split, split, (0.5,), (0.25,))
 
 
 def test_an_image_is_lost_once_the_step_reaches_the_border():
     # distances of the levels to 127.5 in units of 1: 0.00, 0.03, 0.08, 0.15, 0.5
-    data = grey(128, 135, 107, 166, 255)
+    data = gray(128, 135, 107, 166, 255)
     found = fgsm(Brighter(), data, "cpu")
     assert list(found) == ["clean", *(f"eps{eps:g}" for eps in EPSILONS)]
     assert [found["clean"], found["eps0.02"], found["eps0.05"], found["eps0.1"], found["eps0.2"]] == pytest.approx(
@@ -49,7 +49,7 @@ def test_attacked_pixels_stay_in_range():
 
     method = Looking().train()
     method.scale.data.neg_()  # it takes dark for bright: the attack makes black images darker still
-    fgsm(method, grey(0, 255), "cpu")
+    fgsm(method, gray(0, 255), "cpu")
     assert all(float(x.min()) >= 0 and float(x.max()) <= 1 for x in seen)
     assert not method.training
     assert method.scale.grad is None  # the weights are left alone
@@ -63,6 +63,6 @@ def test_it_stops_at_the_limit_and_keeps_every_class():
             sizes.append(len(images))
             return super().forward(images, labels)
 
-    found = fgsm(Counting(), grey(*range(0, 256, 5)), "cpu", limit=10)
+    found = fgsm(Counting(), gray(*range(0, 256, 5)), "cpu", limit=10)
     assert set(sizes) == {10}
     assert found["clean"] == 1.0

@@ -45,13 +45,11 @@ def test_by_hand():
     assert found["parts"] == pytest.approx((2 + 1) / 2)
     assert found["on_part"] == pytest.approx((1 + 0.5) / 2)
     assert found["discriminative"] == pytest.approx(0.5)
-    assert found["discriminative_hit"] == 1
     assert found["mass"] == pytest.approx(0.5)  # two cells of 1, one of them on the discriminative part
     assert found["mass_even"] == pytest.approx(1 / 16)
     e = float(np.e)
     h = (2 * e + 14) / (e + 15)  # two peaks in different cells
     assert found["h"] == pytest.approx(h)
-    assert found["h_true"] == pytest.approx(h)
     np.testing.assert_allclose(found["by_class"], [[1, 1, 0], [0, 1, 1]])
 
 

@@ -74,7 +74,7 @@ class TestPeaks:
         assert x > 4
         assert y > 4
 
-    def test_neighbours_pull_the_peak_inside_its_cell(self):
+    def test_neighbors_pull_the_peak_inside_its_cell(self):
         m = torch.zeros(1, 1, 1, 4)
         m[..., 1], m[..., 2] = 1.0, 0.9
         x = peaks(m, (1, 16))[0, 0, 0].item()

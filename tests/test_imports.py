@@ -1,0 +1,45 @@
+"""Arrows between the packages: the library knows nothing of the study, and inside it they point one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ARROWS = {  # part of the library → the parts that it may import
+    "losses": set(),
+    "layers": {"losses", "backbones"},
+    "backbones": set(),
+    "methods": {"losses", "layers", "backbones"},
+    "data": {"config"},
+    "train": {"backbones", "methods", "data", "config"},
+}
+
+
+def imported(path):
+    """The modules that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    ("package", "others"),
+    [("fgvc_lib", ("fgvc_study", "pipeline", "benchmarks")), ("fgvc_study", ("pipeline", "benchmarks"))],
+)
+def test_a_package_imports_nothing_that_stands_on_it(package, others):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    found = [f"{p.relative_to(ROOT)}: {name}" for p in files for name in imported(p) if name.split(".")[0] in others]
+    assert found == []
+
+
+@pytest.mark.parametrize("part", ARROWS)
+def test_arrows_inside_the_library_point_one_way(part):
+    folder = ROOT / "fgvc_lib" / part
+    files = sorted(folder.glob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+    used = {name.split(".")[1] for path in files for name in imported(path) if name.startswith("fgvc_lib.")}
+    assert used - {part, "__version__"} <= ARROWS[part]
