@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,8 @@ def train_or_load(
             record = read(path)
             same = record.is_current and record.dataset["fingerprint"] == data.fingerprint
             if same and is_measured(record, metrics):
-                return Trained(load_trained(model)[0].to(device or best_device()), record)
+                with suppress(ValueError):  # weights that another version of the library saved: train anew
+                    return Trained(load_trained(model)[0].to(device or best_device()), record)
         shutil.rmtree(folder, ignore_errors=True)
         record, method = _train(config, chapter, metrics, data, device, folder, folder)
         if method is None:

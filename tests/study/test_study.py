@@ -99,6 +99,17 @@ def test_a_network_is_trained_anew_when_its_data_or_its_method_changed(trainings
     assert len(trainings) == 3
 
 
+def test_a_network_that_another_version_saved_is_trained_anew(trainings):
+    study = Study("x", seeds=[0], device="cpu")
+    study.live("a", {"one": CONFIG})
+    (model,) = (folders.build() / "live").rglob("model.pt")
+    content = torch.load(model, weights_only=False)
+    content["weights"].popitem()
+    torch.save(content, model)
+    assert study.live("a", {"one": CONFIG})["one"].method is not None
+    assert len(trainings) == 2
+
+
 def test_a_run_that_diverges_is_recorded_and_a_network_that_does_is_refused(repository, monkeypatch):
     attempts = []
 
