@@ -10,7 +10,7 @@ ARROWS = {  # part of the library → the parts that it may import
     "losses": set(),
     "layers": {"losses", "backbones"},
     "backbones": set(),
-    "methods": {"losses", "layers", "backbones"},
+    "methods": {"losses", "layers", "backbones", "config"},
     "data": {"config"},
     "train": {"backbones", "methods", "data", "config"},
 }

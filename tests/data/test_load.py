@@ -17,7 +17,7 @@ def test_unknown_names_and_arguments():
         load("bird")
     with pytest.raises(ValueError, match="'birds': unknown argument clases: choose from classes, per_class"):
         load("birds", clases=3)
-    with pytest.raises(ValueError, match="'cub': unknown argument size: choose from root, download, image_size"):
+    with pytest.raises(ValueError, match="'cub': unknown argument size: choose from root, download, crop, image_size"):
         load("cub", size=3)
     with pytest.raises(ValueError, match="'folder': the argument root is needed"):
         load("folder")

@@ -103,7 +103,7 @@ def test_center_drift_by_hand():
     found = center_drift(Given(centers=[[4.0, 0.0], [10.0, 6.0]]), POINTS, "cpu")
     assert found["drift"] == pytest.approx(3.5)
     assert found["relative"] == pytest.approx(3.5 / 1.5)
-    with pytest.raises(ValueError, match="center_drift needs a method with centres"):
+    with pytest.raises(ValueError, match="center_drift needs a method with centers"):
         center_drift(Given(), POINTS, "cpu")
 
 
