@@ -88,6 +88,21 @@ def test_classification_is_of_z_and_contrast_of_z_prime():
     torch.testing.assert_close(out.terms["contrastive"], 3 * expected)
 
 
+def test_triplet_term_is_the_mean_over_all_triplets_of_unit_embeddings():
+    method, (images, labels) = small(contrast="triplet", margin=0.9, alpha=3.0), batch()
+    out = method(images, labels)
+    e = F.normalize(method.project(out.maps["block_output"].mean((2, 3))), dim=1).detach()
+    losses = [
+        max(0.0, float((e[a] - e[p]).norm() - (e[a] - e[n]).norm()) + 0.9)
+        for a in range(6)
+        for p in range(6)
+        for n in range(6)
+        if a != p and labels[a] == labels[p] != labels[n]
+    ]
+    assert len(losses) == 6 * 1 * 4
+    assert out.terms["triplet"].item() == pytest.approx(3 * sum(losses) / len(losses), rel=1e-4)
+
+
 @pytest.mark.parametrize("row", ["sci_cont", "sci_cci", "triplet"])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_size_of_h_matters_only_where_it_is_not_normalized(row, normalize):
