@@ -35,7 +35,7 @@ seeds = [0, 1, 2, 3, 4]
 device = None  # the best there is
 train = "missing"  # "all" measures everything again, "never" shows what there is
 embedding = 64  # r, the length of h
-scales = ["positions", "none"]  # s = 1/l and s = 1
+scales = ["positions", "none"]  # the factor s is 1/l, or 1
 alphas = [0.1, 0.5, 2.0, 8.0]
 margins = [0.1, 0.5, 1.0, 2.0]
 deeper = {"depth": 18, "width": 16, "small_stem": True, "strides": [1, 2, 2, 1]}
