@@ -71,7 +71,7 @@ def tell(text: str, **values: object) -> None:
     """Display a sentence as Markdown, its ``{names}`` filled in.
 
     Args:
-        text: with the names of ``values`` in braces, as :meth:`str.format` takes them.
+        text: with the names of ``values`` in braces, as ``str.format`` takes them.
         **values: from :func:`level`, :func:`difference` or computed; where one is None, the sentence that is shown says
             that its runs have not been measured.
     """

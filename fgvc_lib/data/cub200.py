@@ -20,7 +20,7 @@ MD5 = "97eceeb196236b17998738112f37df78"
 
 
 CUB100 = Path(__file__).with_name("cub100.txt")
-"""The names of 100 of the classes, one a line: those that this project measures on."""
+"""A file with the names of the 100 classes that this project measures on, one a line."""
 
 
 def cub(
