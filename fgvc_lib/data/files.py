@@ -58,7 +58,7 @@ class Files:
 
 
 Classes = int | str | Sequence[int | str]
-"""Which classes to keep, as the first so many, a list of names or official numbers, or a file with one of these a line."""
+"""Which classes to keep, as the first so many, a list of names or official numbers, or a file with one a line."""
 
 
 class Options(TypedDict, total=False):
