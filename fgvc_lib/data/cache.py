@@ -6,7 +6,11 @@ the same one build it once.
 
 from __future__ import annotations
 
+import errno
+import glob
+import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +22,14 @@ from filelock import FileLock
 def cache_folder() -> Path:
     """Where entries are kept: the environment variable ``FGVC_CACHE``, else ``fgvc`` in the user's cache folder."""
     named = os.environ.get("FGVC_CACHE")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fgvc"
+    try:
+        if named:
+            return Path(named).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fgvc"
+    except RuntimeError:  # no HOME and no entry in the list of users, as in some containers
+        raise ValueError(
+            "this user has no home folder: let the environment variable FGVC_CACHE name a folder for decoded images"
+        ) from None
 
 
 def cached(name: str, build: Callable[[Path], None]) -> Path:
@@ -46,6 +55,8 @@ def build_once(folder: Path, build: Callable[[Path], None], *, inside: str = "")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
         if not folder.is_dir():  # another process may have built it while this one waited
+            for killed in folder.parent.glob(f".{glob.escape(folder.name)}.*/"):  # of a process that was
+                shutil.rmtree(killed, ignore_errors=True)
             with tempfile.TemporaryDirectory(
                 prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
             ) as unfinished:
@@ -56,6 +67,42 @@ def build_once(folder: Path, build: Callable[[Path], None], *, inside: str = "")
                 made.chmod(0o755)
                 made.rename(folder)
     return folder
+
+
+def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """A new ``.npy`` file, mapped to be filled.
+
+    Its space is reserved first: into a mapped file, a full disk is no error but a signal that ends the process.
+
+    Raises:
+        OSError: there is no room.
+    """
+    try:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # not on a Mac
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        size = f"{math.prod(shape) * np.dtype(dtype).itemsize / 1e6:,.1f} MB"
+        raise OSError(
+            f"no room for {size} of decoded images in {path.parents[1]}: make some, or let the environment variable "
+            "FGVC_CACHE name a folder on a larger disk"
+        ) from error
+    return array
+
+
+def keep_rows(path: Path, array: np.ndarray, rows: np.ndarray) -> None:
+    """Write what :func:`create_array` gave to its file, but these ascending rows only, without a copy in memory."""
+    for new, old in enumerate(rows.tolist()):
+        if new != old:
+            array[new] = array[old]
+    array.flush()  # type: ignore[attr-defined]
+    with path.open("r+b") as file:
+        fields = {"descr": array.dtype.str, "fortran_order": False, "shape": (len(rows), *array.shape[1:])}
+        np.lib.format.write_array_header_1_0(file, fields)  # NumPy pads it, so it is as long as the first one
+        file.truncate(file.tell() + len(rows) * array[:1].nbytes)
 
 
 def open_array(path: Path) -> np.ndarray:

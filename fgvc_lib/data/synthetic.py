@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from fgvc_lib.data import bird_drawing, shapes
 from fgvc_lib.data.bird_drawing import BLACK, DRAWS, PARTS, PLAIN, RED, YELLOW, draw_birds
-from fgvc_lib.data.cache import cached, open_array
+from fgvc_lib.data.cache import cached, create_array, open_array
 from fgvc_lib.data.dataset import ImageData, Split
 
 # part → class name → the parameters that differ from a plain bird
@@ -217,9 +217,7 @@ def _draw_split(folder: Path, name: str, n: int, classes: int, size: int, seed: 
     discriminative = _marked_part(labels)
     sizes = {"images": (n, 3, size, size), "masks": (n, len(PARTS), size, size)}
     arrays = {
-        key: np.lib.format.open_memmap(
-            folder / f"{name}_{key}.npy", mode="w+", dtype=np.uint8 if key == "images" else np.bool_, shape=shape
-        )
+        key: create_array(folder / f"{name}_{key}.npy", np.uint8 if key == "images" else np.bool_, shape)
         for key, shape in sizes.items()
     }
 
@@ -236,7 +234,7 @@ def _draw_split(folder: Path, name: str, n: int, classes: int, size: int, seed: 
     np.save(folder / f"{name}_points.npy", mask_points(arrays["masks"]))
     digest = hashlib.sha256(arrays["images"].tobytes() + np.packbits(arrays["masks"]).tobytes()).hexdigest()
     for array in arrays.values():
-        array.flush()
+        array.flush()  # type: ignore[attr-defined]
     return digest
 
 
