@@ -6,12 +6,14 @@ normalized, cropped and flipped in batches on the training device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fgvc_lib.data.listing import some
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Split:
             ``points`` float32 ``(N, P, 2)`` as x y in pixels (NaN where not visible),
             ``discriminative`` int64 ``(N,)``, the part that decides the image's class,
             ``object_boxes`` float32 ``(N, 4)``, the whole object.
+        keys: names of the image files inside the set, one each; empty where the images are no files.
     """
 
     images: np.ndarray
     labels: Tensor
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    keys: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,7 +47,7 @@ class Split:
             raise ValueError(
                 f"labels must be int64 of shape ({shape[0]},), got {self.labels.dtype} of {tuple(self.labels.shape)}"
             )
-        for name, value in self.parts.items():
+        for name, value in {**self.parts, **({"keys": self.keys} if self.keys else {})}.items():
             if len(value) != shape[0]:
                 raise ValueError(f"{name} must have a row per image, expected {shape[0]}, got {len(value)}")
 
@@ -61,6 +65,7 @@ class ImageData:
         augment: names of the training augmentations, applied in order.
         part_names: names of the parts in ``Split.parts``.
         skipped: files that could not be read and were left out, where that was asked for.
+        layout: how somebody's own folder was understood.
     """
 
     name: str
@@ -74,6 +79,16 @@ class ImageData:
     augment: tuple[str, ...] = ()
     part_names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    layout: str = ""
+
+    @property
+    def summary(self) -> str:
+        """One line: how many classes and images, and how a folder was understood."""
+        counts = ((self.train, "training"), (self.val, "validation"), (self.test, "test"))
+        images = ", ".join(f"{len(split):,} {word}" for split, word in counts if len(split))
+        skipped = f"; {len(self.skipped)} unreadable files left out: {some(self.skipped)}" if self.skipped else ""
+        layout = f"; {self.layout}" if self.layout else ""
+        return f"{self.name}: {len(self.classes)} classes, {images} images{layout}{skipped}"
 
     @property
     def image_size(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,10 +15,11 @@ import torch
 from PIL import Image
 
 from fgvc_lib.data.augment import AUGMENTATIONS
-from fgvc_lib.data.cache import cached, open_array
+from fgvc_lib.data.cache import cached, create_array, keep_rows, open_array
 from fgvc_lib.data.dataset import ImageData, Split
 from fgvc_lib.data.files import Classes, Files, Item, select
 from fgvc_lib.data.images import BadImage, read_image, square
+from fgvc_lib.data.listing import some
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, which pretrained weights expect."""
@@ -58,7 +60,8 @@ def decode_all(
         raise ValueError(f"no augmentation {', '.join(unknown)}: choose from {', '.join(AUGMENTATIONS)}")
     chosen = select(files, classes=classes, per_class=per_class, val_fraction=val_fraction, seed=seed)
     items = {"train": chosen.train, "val": chosen.val, "test": chosen.test}
-    fingerprint = _fingerprint(chosen, {"image_size": image_size, "resize": resize, "skip_bad": skip_bad})
+    ends = {name: _ends(split) for name, split in items.items()}
+    fingerprint = _fingerprint(chosen, ends, {"image_size": image_size, "resize": resize, "skip_bad": skip_bad})
 
     def build(folder: Path) -> None:
         skipped = {}
@@ -79,11 +82,14 @@ def decode_all(
         offset = 0 if name == "train" else (resize - image_size) // 2
         labels = torch.tensor([item.label for item in good], dtype=torch.long)
         parts = _parts(good, np.load(folder / f"{name}_sizes.npy"), resize=resize, offset=offset)
-        splits[name] = Split(open_array(folder / f"{name}_images.npy"), labels, parts)
+        keys = tuple(item.key for item in good)
+        splits[name] = Split(open_array(folder / f"{name}_images.npy"), labels, parts, keys)
     missing = set(range(len(chosen.classes))) - set(splits["train"].labels.tolist())
-    if missing:
+    if missing and files.train:
         name = chosen.classes[min(missing)]
         raise ValueError(f"class {name!r} of {files.name} has no training image: add some or leave the class out")
+    if files.layout:
+        _warn(chosen, ends)
     return ImageData(
         name=files.name,
         fingerprint=fingerprint,
@@ -93,8 +99,29 @@ def decode_all(
         augment=tuple(augment),
         part_names=files.part_names,
         skipped=tuple(left_out),
+        layout=files.layout,
         **splits,
     )
+
+
+def _warn(files: Files, ends: Mapping[str, Sequence[bytes]]) -> None:
+    """Say what makes the scores of somebody's own folder mean less than they seem to."""
+    if files.dropped:
+        warnings.warn(f"{files.name}: images passed over: {files.dropped}", stacklevel=4)
+    if not files.train:
+        return
+    tested = {item.label for item in files.test}
+    if files.test and (untested := [name for label, name in enumerate(files.classes) if label not in tested]):
+        warnings.warn(f"{files.name}: no test image of {some(untested)}, so the test says nothing of it", stacklevel=4)
+    known = {end: item.key for item, end in zip(files.train, ends["train"], strict=True)}
+    held = [pair for name in ("val", "test") for pair in zip(getattr(files, name), ends[name], strict=True)]
+    copies = [f"{item.key} of {known[end]}" for item, end in held if end in known and any(end)]
+    if copies:
+        warnings.warn(
+            f"{files.name}: {len(copies)} images that are held out are copies of training images "
+            f"({some(copies, most=2)}), which flatters the scores: remove one of each",
+            stacklevel=4,
+        )
 
 
 def load_square(item: Item, *, resize: int, side: int, upright: bool) -> tuple[Image.Image, tuple[int, int]]:
@@ -102,36 +129,41 @@ def load_square(item: Item, *, resize: int, side: int, upright: bool) -> tuple[I
     image = read_image(item.path, upright=upright)
     if item.crop is not None:
         image = image.crop(item.crop)
-    offset = (resize - side) // 2
-    return square(image, resize).crop((offset, offset, offset + side, offset + side)), image.size
+    return square(image, resize, crop=side), image.size
 
 
-def _fingerprint(files: Files, settings: dict[str, int | bool]) -> str:
+def _fingerprint(files: Files, ends: Mapping[str, Sequence[bytes]], settings: dict[str, int | bool]) -> str:
     """Hash of the names, splits, labels, annotations, sizes and the first and last 4 KiB of every file, and settings.
 
     Head and tail hold an image's header and the end of its data, so another or re-encoded image shows, at a small part
     of the cost of reading everything. Times of change are left out: a copy on another machine is the same set.
     """
-    seen = hashlib.sha256(json.dumps([files.name, files.classes, settings, files.upright], sort_keys=True).encode())
-    items = [(name, item) for name in ("train", "val", "test") for item in getattr(files, name)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for (name, item), ends in zip(items, pool.map(lambda pair: _ends(pair[1].path), items), strict=True):
+    name = files.identity or files.name
+    seen = hashlib.sha256(json.dumps([name, files.classes, settings, files.upright], sort_keys=True).encode())
+    for split, digests in ends.items():
+        for item, end in zip(getattr(files, split), digests, strict=True):
             points = b"" if item.points is None else item.points.tobytes()
             crop = "" if item.crop is None else f"{item.crop}\0"
-            seen.update(f"{name}\0{item.key}\0{item.label}\0{item.box}\0{crop}".encode() + points + ends)
+            text = f"{split}\0{item.key}\0{item.label}\0{item.box}\0{crop}"
+            seen.update(text.encode("utf8", "surrogateescape") + points + end)
     return seen.hexdigest()[:16]
 
 
-def _ends(path: Path) -> bytes:
-    """Digest of a file's size, first and last 4 KiB; of a file that cannot be opened, of nothing."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 4096))
-            return hashlib.sha256(head + file.read() + str(size).encode()).digest()
-    except OSError:
-        return bytes(32)
+def _ends(items: Sequence[Item]) -> list[bytes]:
+    """Digests of each file's size, first and last 4 KiB; zeros of a file that cannot be opened."""
+
+    def digest(item: Item) -> bytes:
+        try:
+            with item.path.open("rb") as file:
+                head = file.read(4096)
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 4096))
+                return hashlib.sha256(head + file.read() + str(size).encode()).digest()
+        except OSError:
+            return bytes(32)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(digest, items))
 
 
 def _decode_split(
@@ -139,31 +171,22 @@ def _decode_split(
 ) -> list[int]:
     """Decode ``items`` into ``folder``; the positions of those left out."""
     path = folder / f"{name}_images.npy"
-    images = (
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(items), 3, side, side)) if items else None
-    )
+    images = create_array(path, np.uint8, (len(items), 3, side, side))
     sizes = np.zeros((len(items), 2), np.int64)
     bad: list[int] = []
 
     def decode(i: int) -> None:
-        assert images is not None
         try:
             image, sizes[i] = load_square(items[i], resize=resize, side=side, upright=upright)
             images[i] = np.asarray(image).transpose(2, 0, 1)
         except BadImage as error:
             if not skip_bad:
-                raise BadImage(f"{error}; remove it, or load the set with skip_bad=True") from error
+                raise BadImage(f"{error}; remove it, or set skip_bad to leave such files out") from error
             bad.append(i)
 
     _each(decode, len(items))
     good = np.setdiff1d(np.arange(len(items)), bad)
-    if images is None or bad:
-        pixels = np.empty((len(good), 3, side, side), np.uint8)
-        if images is not None:
-            pixels[:] = images[good]
-        np.save(path, pixels)
-    else:
-        images.flush()
+    keep_rows(path, images, good)
     np.save(folder / f"{name}_sizes.npy", sizes[good])
     return sorted(bad)
 

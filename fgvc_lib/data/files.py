@@ -41,10 +41,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a set: ``train`` and ``test`` as its authors split them, ``val`` where they did, or :func:`select`.
+    """The files of a set as its authors split them; ``val``, where they did not, is empty until :func:`select`.
 
-    ``upright`` says whether EXIF orientation is applied, ``part_names`` names the points, and ``numbers`` are the
-    classes' official ones, by default from 1.
+    Attributes:
+        name: for people.
+        classes: their names, which ``Item.label`` indexes.
+        train, test, val: the splits.
+        part_names: of the points.
+        upright: whether EXIF orientation is applied.
+        numbers: the classes' official ones, by default from 1.
+        identity: what the fingerprint calls the set: its name, unless a folder of that kind may be renamed.
+        layout: how somebody's own folder was understood; empty for a published set.
+        dropped: images in it that are not taken, counted by the reason.
     """
 
     name: str
@@ -55,6 +63,9 @@ class Files:
     part_names: tuple[str, ...] = ()
     upright: bool = True
     numbers: Sequence[int] = ()
+    identity: str = ""
+    layout: str = ""
+    dropped: str = ""
 
 
 Classes = int | str | Sequence[int | str]
@@ -76,15 +87,18 @@ class Options(TypedDict, total=False):
 
 def data_root(root: str | Path = "") -> Path:
     """``root`` itself if absolute, else below the folder that the environment variable ``FGVC_DATA`` names."""
-    path = Path(root).expanduser()
+    base = os.environ.get("FGVC_DATA", "")
+    try:
+        path, base_path = Path(root).expanduser(), Path(base).expanduser()
+    except RuntimeError:
+        raise ValueError(f"this user has no home folder for ~: give {root or base} as an absolute path") from None
     if path.is_absolute():
         return path
-    base = os.environ.get("FGVC_DATA")
     if not base:
         raise FileNotFoundError(
             "set the environment variable FGVC_DATA to the folder that holds the data sets, or give an absolute root"
         )
-    return Path(base).expanduser() / path
+    return base_path / path
 
 
 def select(
@@ -102,7 +116,8 @@ def select(
         classes: keep these only, in the order of the set: the first so many, a list of names or official numbers, or
             the name of a file with one of them a line; None for all.
         per_class: training images to keep per class, after validation is held out; None for all.
-        val_fraction: of each class's training images to hold out, see :func:`fgvc_lib.data.splits.hold_out`.
+        val_fraction: of each class's training images to hold out where the set has no validation images of its own,
+            see :func:`fgvc_lib.data.splits.hold_out`.
         seed: of both choices.
 
     Raises:

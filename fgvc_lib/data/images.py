@@ -2,57 +2,81 @@
 
 from __future__ import annotations
 
+import importlib
+import io
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+with suppress(ModuleNotFoundError):  # the photographs of iPhones, where the package is installed
+    importlib.import_module("pillow_heif").register_heif_opener()
+
+EXTENSIONS = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif"),
+    *(".tiff", ".webp"),
+)
+"""Files with these endings are images, in capitals too."""
+RAW = (".arw", ".cr2", ".cr3", ".dng", ".jxl", ".nef", ".orf", ".raf", ".rw2")
+"""So are these, but nothing here reads them."""
 MAX_PIXELS = 100_000_000
 """Images with more pixels are refused before they are decoded."""
+
+
+def readable() -> set[str]:
+    """Those of :data:`EXTENSIONS` that Pillow reads here: AVIF depends on its build, HEIC on pillow-heif."""
+    return set(EXTENSIONS) & set(Image.registered_extensions())
 
 
 class BadImage(ValueError):
     """An image file that cannot be used."""
 
 
-def read_image(path: Path, *, upright: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(source: str | Path | bytes, *, upright: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a file to RGB.
 
     Gray, palette, CMYK and YCbCr images are converted; 16-bit gray is scaled to 8 bits; transparent pixels are laid
     over white; of an animation the first frame is taken.
 
     Args:
-        path: of the file.
+        source: path of the file, or its bytes.
         upright: turn the image as its EXIF orientation says. Off for sets whose coordinates count in stored pixels.
         max_pixels: larger images are refused, against decompression bombs.
 
     Raises:
         BadImage: the file is missing, empty, truncated, no image, too large, or of an unusable kind.
     """
+    name = f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.width * image.height > max_pixels:
-                raise BadImage(f"{path} has {image.width} × {image.height} pixels, more than {max_pixels:,}")
+                raise BadImage(f"{name} has {image.width} × {image.height} pixels, more than {max_pixels:,}")
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+            return to_rgb(image, upright=upright)
     except BadImage:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError, Warning) as error:
-        empty = path.is_file() and path.stat().st_size == 0
-        reason = "the file is empty" if empty else " ".join(str(error).split()).replace(f"{str(path)!r}", "").strip()
-        raise BadImage(f"{path} cannot be read as an image: {reason or type(error).__name__}") from error
+        empty = not source or (
+            not isinstance(source, bytes) and os.path.isfile(source) and os.path.getsize(source) == 0
+        )
+        reason = "the file is empty" if empty else " ".join(str(error).split()).replace(f"{name!r}", "").strip()
+        raise BadImage(f"{name} cannot be read as an image: {reason or type(error).__name__}") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode → RGB, as described in :func:`read_image`."""
-    if image.mode == "RGB":
+def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
+    """Any mode → RGB, upright, as described in :func:`read_image`."""
+    if upright:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
     if image.mode == "F":
-        raise BadImage("floating-point images have no known range: convert the file to 8 or 16 bits")
+        raise ValueError("floating-point images have no known range: convert the file to 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip it to white
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
-            raise BadImage(f"gray levels from {levels.min()} to {levels.max()} are not 16-bit")
+            raise ValueError(f"gray levels from {levels.min()} to {levels.max()} are not 16-bit")
         return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if "A" in image.mode or "transparency" in image.info:
         rgba = image.convert("RGBA")
@@ -61,6 +85,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def square(image: Image.Image, size: int) -> Image.Image:
-    """Resize to ``size`` × ``size``, both axes on their own, bilinear with anti-aliasing."""
-    return image.resize((size, size), Image.Resampling.BILINEAR)
+def square(image: Image.Image, size: int, *, crop: int | None = None) -> Image.Image:
+    """Resize to ``size`` × ``size``, both axes on their own, bilinear with anti-aliasing; ``crop`` cuts out the center.
+
+    Training, evaluation and prediction prepare every image by :func:`read_image` and this.
+    """
+    resized = image.resize((size, size), Image.Resampling.BILINEAR)
+    if crop is None or crop == size:
+        return resized
+    edge = (size - crop) // 2
+    return resized.crop((edge, edge, edge + crop, edge + crop))

@@ -61,5 +61,7 @@ def by_class(labels: Tensor) -> list[list[int]]:
 
 
 def hash_order(keys: Sequence[str], positions: Sequence[int], *, seed: int) -> list[int]:
-    """``positions`` in the order of the SHA-256 of ``seed`` and their key."""
-    return sorted(positions, key=lambda i: hashlib.sha256(f"{seed}/{keys[i]}".encode()).digest())
+    """``positions`` in the order of the SHA-256 of ``seed`` and their key, whatever bytes a file's name has."""
+    return sorted(
+        positions, key=lambda i: hashlib.sha256(f"{seed}/{keys[i]}".encode("utf8", "surrogateescape")).digest()
+    )

@@ -94,9 +94,7 @@ def test_a_full_disk_is_an_error_before_anything_is_written(cache, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(
-        OSError, match=r"^no room for 2\.0 MB of decoded images in .*cache: .* FGVC_CACHE"
-    ):
+    with pytest.raises(OSError, match=r"^no room for 2\.0 MB of decoded images in .*cache: .* FGVC_CACHE"):
         cached("entry", lambda folder: create_array(folder / "a.npy", np.uint8, (2, 10**6)))
     assert [path.name for path in cache.iterdir() if path.is_dir()] == []
 
