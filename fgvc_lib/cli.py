@@ -8,15 +8,19 @@ from __future__ import annotations
 import csv
 import errno
 import inspect
+import io
 import json
 import os
 import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from fgvc_lib.data.images import BadImage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +30,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
+PATHS = ("root",)
+"""Settings that are text whatever they look like: a folder may be called 2024."""
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default the best there is.", metavar="D")]
 Model = Annotated[Path, typer.Argument(help="Folder of `fgvc train`, or a model.pt.", metavar="MODEL")]
 
@@ -42,11 +48,11 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.", metavar="N")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.", metavar="N")] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="For checkpoints and model.pt; a run there is resumed.", metavar="DIR")
+        Path | None, typer.Option(help="For what is saved; a run there is resumed. By default in runs/.", metavar="DIR")
     ] = None,
     save_every: Annotated[int | None, typer.Option(help="Checkpoint every N steps too.", metavar="N")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Scalars to DIR/tensorboard.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     device: Device = None,
 ) -> None:
     """Train a method and print its scores as JSON.
@@ -60,47 +66,67 @@ def train(
     settings = {} if config is None else Config.from_yaml(config).to_dict()
     _override(settings, set_)
     configured = Config.from_dict(settings | {key: value for key, value in named.items() if value is not None})
-    if folder is not None:
-        _check_writable(folder)
-    from fgvc_lib.train import fit
+    from fgvc_lib.train import Stopped, check_settings, fit, run_folder
 
-    fitted = fit(
-        configured, device=device, folder=folder, save_every=save_every, progress=not quiet, tensorboard=tensorboard
-    )
-    if int(os.environ.get("RANK", 0)) == 0:
+    check_settings(configured)
+    folder = folder or run_folder(configured)
+    _check_writable(folder)
+    first = int(os.environ.get("RANK", 0)) == 0
+    try:
+        fitted = fit(
+            configured, device=device, folder=folder, save_every=save_every, progress=not quiet, tensorboard=tensorboard
+        )
+    except Stopped:
+        if first:
+            print(f"stopped, and saved in {folder}: the same command resumes there", file=sys.stderr)
+        raise
+    if first:
         result = {"final": fitted.final, "timing": fitted.timing, "memory": fitted.memory, "device": fitted.device}
-        print(json.dumps(result, indent=2))
+        print(_json({**result, "folder": str(folder)}, indent=2))
 
 
 @app.command()
 def evaluate(
     model: Model,
-    split: Annotated[str, typer.Option(help="train, val or test.", metavar="NAME")] = "test",
+    folder: Annotated[
+        Path | None, typer.Argument(help="Labeled images to score instead: all of them.", metavar="[FOLDER]")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, val or test; by default test, or val without one.", metavar="NAME")
+    ] = None,
     set_: Annotated[list[str], typer.Option("--set", "-s", help="Another data or data_args.KEY.", metavar="K=V")] = [],  # noqa: B006 - typer copies it
     batch_size: Annotated[int, typer.Option(help="Images at once.", metavar="N")] = 256,
     device: Device = None,
 ) -> None:
-    """Score a trained model on a split of its data, and print the scores as JSON."""
-    if split not in ("train", "val", "test"):
+    """Score a trained model on its data or on another folder, and print the scores as JSON."""
+    if split not in (None, "train", "val", "test"):
         raise ValueError(f"split must be train, val or test, got {split!r}")
     if strange := [s for s in set_ if not s.startswith(("data=", "data_args."))]:
         raise ValueError(f"only data and data_args can be set here, got {strange[0]}")
     from fgvc_lib.data import load
-    from fgvc_lib.train import evaluate as score
-    from fgvc_lib.train import load_trained
+    from fgvc_lib.train import evaluation, load_trained
     from fgvc_lib.train.machine import pick_device
 
     where = pick_device(device)
     method, info = load_trained(model)
     settings = {"data": info.config["data"], "data_args": dict(info.config["data_args"])}
     _override(settings, set_)
-    data = load(settings["data"], **settings["data_args"])
-    if data.classes != info.classes:
-        raise ValueError(f"{data.name} has other classes than {info.data['name']}, which the model was trained on")
-    if data.fingerprint != info.data["fingerprint"]:
-        print("note: this is not the data that the model was trained on", file=sys.stderr)
-    scores = score(method.to(where), data, split, batch_size=batch_size, device=where)
-    print(json.dumps({"data": data.name, "split": split, "images": len(getattr(data, split)), **scores}))
+    root = str(folder.absolute()) if folder else settings["data_args"].get("root")
+    if folder or (settings["data"] == "folder" and root != info.config["data_args"].get("root")):
+        skip_bad = bool(settings["data_args"].get("skip_bad"))
+        data, part = evaluation.labeled_folder(info, root, split=split, skip_bad=skip_bad), "test"
+        shown = {"data": data.name}
+    else:
+        data = load(settings["data"], **settings["data_args"])
+        evaluation.check_classes(info, data)
+        part = split or ("test" if len(data.test) else "val")
+        shown = {"data": data.name, "split": part}
+        if data.fingerprint != info.data["fingerprint"]:
+            print("note: this is not the data that the model was trained on", file=sys.stderr)
+    print(data.summary, file=sys.stderr)
+    logits, labels = evaluation.predict(method.to(where), data, part, batch_size=batch_size, device=where)
+    scores = evaluation.score(logits, labels, data.classes)
+    print(_json({**shown, **scores}))
 
 
 @app.command()
@@ -112,6 +138,7 @@ def predict(
     overlay: Annotated[
         Path | None, typer.Option(help="Folder for pictures of where the model looked.", metavar="DIR")
     ] = None,
+    flips: Annotated[bool, typer.Option("--flips", help="Average with the mirror image.")] = False,
     batch_size: Annotated[int, typer.Option(help="Images at once.", metavar="N")] = 32,
     device: Device = None,
 ) -> None:
@@ -120,36 +147,33 @@ def predict(
         raise ValueError(f"format must be text, json or csv, got {format!r}")
     if top < 1 or batch_size < 1:
         raise ValueError(f"top and batch-size must be at least 1, got {top} and {batch_size}")
-    from fgvc_lib.train import inference, load_trained
+    from fgvc_lib.train import Predictor, image_files
     from fgvc_lib.train.machine import pick_device
 
-    where = pick_device(device)
-    method, info = load_trained(model)
-    files = inference.image_files(images)
+    predictor = Predictor.load(model, device=pick_device(device), batch_size=batch_size, flips=flips)
+    files, passed_over = image_files(images)
+    if passed_over:
+        print(f"passed over: {passed_over}", file=sys.stderr)
     table = csv.writer(sys.stdout, lineterminator="\n")
     if format == "csv":
         table.writerow(["file", "rank", "class", "probability"])
-    for i, found in enumerate(inference.predict_files(method, info, files, batch_size=batch_size, device=where)):
-        values, indices = found.probabilities.topk(min(top, len(info.classes)))
-        best = [(info.classes[c], value) for c, value in zip(indices.tolist(), values.tolist(), strict=True)]
-        picture = None
+    skipped: list[BadImage] = []
+    for i, found in enumerate(predictor.stream(files, skipped=skipped)):
+        best, picture = found.best(top), None
         if overlay is not None:
-            if found.attention is None:
-                raise ValueError(
-                    f"{type(method).__name__} has no spatial map to lay over an image: leave out --overlay"
-                )
             overlay.mkdir(parents=True, exist_ok=True)
-            picture = overlay / f"{i:04d}-{found.path.stem}.png"
-            inference.overlay(found.image, found.attention).save(picture)
+            picture = overlay / f"{i:04d}-{Path(str(found.source)).stem}.png"
+            found.overlay().save(picture)
         if format == "json":
             classes = [{"class": name, "probability": round(value, 6)} for name, value in best]
-            shown = {"file": str(found.path), "classes": classes}
-            print(json.dumps(shown if picture is None else {**shown, "overlay": str(picture)}, ensure_ascii=False))
+            shown = {"file": str(found.source), "classes": classes}
+            print(_json(shown if picture is None else {**shown, "overlay": str(picture)}))
         elif format == "csv":
             for rank, (name, value) in enumerate(best, 1):
-                table.writerow([found.path, rank, name, f"{value:.6f}"])
+                table.writerow([found.source, rank, name, f"{value:.6f}"])
         else:
-            print(f"{found.path}: " + ", ".join(f"{name} {value:.1%}" for name, value in best))
+            print(f"{found.source}: " + ", ".join(f"{name} {value:.1%}" for name, value in best))
+    _tell_skipped(skipped, len(files))
 
 
 @app.command()
@@ -189,6 +213,24 @@ def datasets() -> None:
         _list(name, make, given=0)
 
 
+def _tell_skipped(skipped: list[BadImage], count: int) -> None:
+    """Name the files that cannot be read; an error where that is all of them."""
+    if skipped and len(skipped) == count:
+        raise skipped[0]
+    for error in skipped:
+        print(f"skipped: {error}", file=sys.stderr)
+    if skipped:
+        print(f"skipped {len(skipped)} of {count} files", file=sys.stderr)
+
+
+def _json(content: Any, *, indent: int | None = None) -> str:
+    """JSON, with null for NaN and infinity, which it has no number for, and letters as the terminal has them."""
+    from fgvc_lib.train.evaluation import finite
+
+    ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
+    return json.dumps(finite(content), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+
+
 def _list(name: str, thing: Any, *, given: int) -> None:
     """A name, the first sentence of its docstring, and its keyword arguments."""
     doc = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
@@ -224,7 +266,7 @@ def _override(settings: dict[str, Any], assignments: list[str]) -> None:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise ValueError(f"{part} in {key} holds a value, not settings")
-        place[last] = _value(text)
+        place[last] = text if last in PATHS else _value(text)
 
 
 def _value(text: str) -> Any:
@@ -241,6 +283,9 @@ def main() -> None:
     The environment variable ``FGVC_DEBUG=1`` shows where it was noticed.
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows ü as \xfc, and does not stop
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except Exception as error:

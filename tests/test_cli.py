@@ -20,6 +20,15 @@ Run = Callable[..., tuple[int, str, str]]
 SHORT = ["--quiet", "--device", "cpu", "-s", "max_steps=2", "-s", "batch_size=16", "-s", "backbone_args.width=8"]
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder for runs that are given none."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("FGVC_CACHE", str(folder / "cache"))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model of three image classes, trained for two steps."""
@@ -125,16 +134,15 @@ def test_predict_names_classes_with_probabilities(fgvc: Run, trained: Path, pict
 
 
 def test_predict_sees_what_evaluation_sees(trained: Path, tmp_path: Path) -> None:
-    from fgvc_lib.train import load_trained
-    from fgvc_lib.train.inference import predict_files
+    from fgvc_lib.train import Predictor
 
-    method, info = load_trained(trained)
+    predictor = Predictor.load(trained)
     pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    (found,) = predict_files(method, info, [tmp_path / "x.png"])
+    (found,) = predictor(tmp_path / "x.png")
     images = (torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255 - 0.5) / 0.3
     with torch.no_grad():
-        expected = method(images).logits.softmax(1)[0]
+        expected = predictor.method(images).logits.softmax(1)[0]
     torch.testing.assert_close(found.probabilities, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -182,12 +190,15 @@ def test_methods_and_datasets_are_listed(fgvc: Run) -> None:
         (["train", "-s", "lr=fast"], "lr must be a valid number, got 'fast'"),
         (["train", "-s", "method_args.depth=1", *SHORT], "method 'baseline': unknown argument depth"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["train", *SHORT, "--tensorboard"], "save_every and tensorboard need a folder"),
+        (["train", *SHORT, "--save-every", "0"], "save_every must be at least 1, got 0"),
         (["train", *SHORT, "--device", "tpu"], "device must be cuda, cuda:N or cpu, got 'tpu'"),
         (["evaluate", "nowhere"], "no trained model at nowhere"),
         (["evaluate", "TRAINED", "--split", "dev"], "split must be train, val or test, got 'dev'"),
         (["evaluate", "TRAINED", "-s", "lr=1"], "only data and data_args can be set here, got lr=1"),
-        (["evaluate", "TRAINED"], "digits has other classes than tiny"),
+        (
+            ["evaluate", "TRAINED"],
+            "digits has other classes than tiny, which the model was trained on: '0', '1', '2', ",
+        ),
         (["predict", "TRAINED", "nowhere.jpg"], "nowhere.jpg is not there"),
         (["predict", "TRAINED", "PICTURES/notes.txt"], "notes.txt cannot be read as an image"),
         (["predict", "PICTURES/notes.txt", "PICTURES"], "notes.txt is damaged or not a trained model"),
@@ -252,10 +263,197 @@ def test_a_value_is_json_or_the_text_itself(text: str, value: Any, fgvc: Run, mo
     seen: list[Any] = []
 
     def keep(config: Any, **_: Any) -> None:
-        seen.append(config.data_args["root"])
+        seen.append(config.data_args["value"])
         raise ValueError("enough")
 
     monkeypatch.setattr("fgvc_lib.train.fit", keep)
-    fgvc("train", "-s", f"data_args.root={text}")
+    fgvc("train", "-s", f"data_args.value={text}")
     assert seen == [value]
     assert type(seen[0]) is type(value)
+
+
+# a folder of photographs
+
+
+COLORS = {"azure": (40, 90, 230), "möwe": (240, 240, 240), "rust": (190, 60, 20)}
+
+
+def paint(folder: Path, *, each: int = 8, classes: tuple[str, ...] = tuple(COLORS), start: int = 0) -> Path:
+    """Images of a class are of one color and a little noise, no two alike."""
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(start, start + each):
+            noise = np.random.default_rng(1000 * len(name) + i).integers(-20, 20, (20, 24, 3))
+            pixels = np.clip(np.array(COLORS[name]) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of three classes, and the folder of a run that has learned them."""
+    from fgvc_lib.config import Config
+    from fgvc_lib.train import fit
+
+    photos, run = paint(tmp_path_factory.mktemp("data") / "photos"), tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FGVC_CACHE", str(run / "cache"))
+        data_args = {"root": str(photos), "image_size": 16}
+        backbone = {"depth": "small", "width": 8}
+        fit(
+            Config(data="folder", data_args=data_args, backbone_args=backbone, batch_size=4, epochs=8, lr=0.02),
+            device="cpu",
+            folder=run,
+        )
+    return photos, run
+
+
+def test_evaluating_another_folder_means_all_of_it(fgvc: Run, painted: tuple[Path, Path], tmp_path: Path) -> None:
+    _, run = painted
+    paint(tmp_path / "new", each=5, classes=("rust", "azure"), start=100)
+    status, out, err = fgvc("evaluate", run, tmp_path / "new", "--device", "cpu")
+    scores = json.loads(out)
+    assert (status, scores["images"]) == (0, 10)
+    assert err == "new: 3 classes, 10 test images; all of it\n"
+    assert scores["classes"] == {name: {"images": 5, "accuracy": 1.0} for name in ("azure", "rust")}
+    assert scores["without_images"] == ["möwe"]
+    # the same by a setting, or with folders for splits
+    assert json.loads(fgvc("evaluate", run, "-s", f"data_args.root={tmp_path / 'new'}")[1]) == scores
+    paint(tmp_path / "split" / "Test", each=2, start=200)
+    paint(tmp_path / "split" / "train", each=3, start=300)
+    assert json.loads(fgvc("evaluate", run, tmp_path / "split")[1])["images"] == 6
+    assert json.loads(fgvc("evaluate", run, tmp_path / "split", "--split", "train")[1])["images"] == 9
+    # labels of another meaning
+    (tmp_path / "new" / "rust").rename(tmp_path / "new" / "ochre")
+    status, _, err = fgvc("evaluate", run, tmp_path / "new")
+    assert status == 2
+    assert "new has classes that the model does not know: 'ochre'; it knows 'azure', 'möwe', 'rust'" in err
+
+
+def test_evaluating_its_own_data_takes_what_was_held_out(fgvc: Run, painted: tuple[Path, Path], tmp_path: Path) -> None:
+    _, run = painted
+    status, out, _ = fgvc("evaluate", run)
+    scores = json.loads(out)
+    assert (status, scores["split"], scores["images"]) == (0, "test", 6)
+    paint(tmp_path / "set" / "train", each=5)
+    paint(tmp_path / "set" / "val", each=2, start=50)
+    options = [
+        *SHORT,
+        "-s",
+        f"data_args.root={tmp_path / 'set'}",
+        "-s",
+        "data_args.image_size=16",
+        "-s",
+        "batch_size=4",
+    ]
+    status, out, _ = fgvc("train", "--data", "folder", *options, "--folder", "run")
+    assert json.loads(out)["final"]["test_accuracy"] is None  # there is no test; NaN would be no JSON
+    scores = json.loads(fgvc("evaluate", "run")[1])
+    assert (scores["split"], scores["images"]) == ("val", 6)
+
+
+def test_a_rare_class_does_not_hide_behind_a_frequent_one() -> None:
+    from fgvc_lib.train.evaluation import score
+
+    labels = torch.tensor([0] * 9 + [1])
+    logits = torch.tensor([[2.0, 1.0, 0.0]]).repeat(10, 1)  # always the first class
+    scores = score(logits, labels, ("common", "rare", "absent"))
+    assert (scores["accuracy"], scores["macro_accuracy"]) == (0.9, 0.5)
+    assert scores["classes"] == {
+        "common": {"images": 9, "accuracy": 1.0},
+        "rare": {"images": 1, "accuracy": 0.0},
+    }
+    assert scores["without_images"] == ["absent"]
+    nothing = score(logits[:0], labels[:0], ("common", "rare", "absent"))
+    assert (nothing["accuracy"], nothing["macro_accuracy"], nothing["loss"]) == (None, None, None)
+
+
+def test_a_folder_is_text_whatever_it_is_called(fgvc: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FGVC_DATA", str(tmp_path))
+    for name in ("2024", "true", "null", "1e3", '"quoted"', "birds: 2024 #2"):
+        paint(tmp_path / name, each=1, classes=("rust",))
+        status, _, err = fgvc("train", "--data", "folder", "-s", f"data_args.root={name}", "--quiet")
+        assert status == 2
+        assert f"{tmp_path / name} has one class, 'rust'" in err
+
+
+def test_predict_leaves_out_what_cannot_be_read_and_counts_it(
+    fgvc: Run, painted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, run = painted
+    paint(tmp_path / "new", each=4, classes=("rust",))
+    whole = (tmp_path / "new" / "rust" / "1.png").read_bytes()
+    (tmp_path / "new" / "rust" / "1.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "new" / "rust" / "._2.png").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "new" / "list.txt").write_text("")
+    status, out, err = fgvc("predict", run, tmp_path / "new", "--top", 1, "--batch-size", 2)
+    assert status == 0
+    assert [line.rpartition("/")[2].split(":")[0] for line in out.splitlines()] == ["0.png", "2.png", "3.png"]
+    assert all(": rust " in line for line in out.splitlines())
+    assert "passed over: 1 hidden, 1 .txt\n" in err
+    assert "rust/1.png cannot be read as an image" in err
+    assert err.endswith("skipped 1 of 4 files\n")
+    # a file that the shell has found by itself
+    status, out, _ = fgvc("predict", run, tmp_path / "new" / "rust" / "._2.png", tmp_path / "new" / "rust" / "2.png")
+    assert (status, len(out.splitlines())) == (0, 1)
+    status, out, err = fgvc("predict", run, tmp_path / "new" / "rust" / "._2.png")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+
+
+def test_output_survives_an_ascii_terminal(painted: tuple[Path, Path], tmp_path: Path, forked: Any) -> None:
+    photos, run = painted
+    program = """
+        import io
+        sys.stdout = io.TextIOWrapper(open(1, "wb", buffering=0, closefd=False), "ascii", write_through=True)
+        from fgvc_lib.cli import main
+        main()
+    """
+    picture = photos / "möwe" / "0.png"
+    arguments = ["predict", run, picture, "--top", 1]
+    assert forked(program, tmp_path, "text", *arguments).wait().count("m\\xf6we") == 2
+    shown = json.loads(forked(program, tmp_path, "json", *arguments, "--format", "json").wait())
+    assert Path(shown["file"]) == picture
+
+
+def test_a_run_without_a_folder_is_kept_and_found_again(
+    fgvc: Run, painted: tuple[Path, Path], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, _ = painted
+    options = ["--data", "folder", "-s", f"data_args.root={photos}", "-s", "data_args.image_size=16", *SHORT[1:]]
+    options += ["-s", "batch_size=4"]
+    status, out, err = fgvc("train", *options)
+    folder = json.loads(out)["folder"]
+    assert status == 0
+    assert folder.startswith("runs/photos-baseline-")
+    assert "photos: 3 classes, 15 training, 3 validation, 6 test images; 25% of each class held out for the test" in err
+    assert f"saved in {folder}" in err
+    assert "epoch 1: loss " in err
+    assert {path.name for path in Path(folder).iterdir()} >= {"model.pt", "history.csv", "images.csv"}
+    monkeypatch.setattr("fgvc_lib.train.trainer.Trainer.train_epoch", lambda *a: pytest.fail("trained again"))
+    assert json.loads(fgvc("train", *options)[1])["folder"] == folder
+    assert fgvc("evaluate", folder)[0] == 0
+    monkeypatch.undo()
+    monkeypatch.chdir(elsewhere)
+    again = json.loads(fgvc("train", *options, "-s", "lr=0.01", "--quiet")[1])["folder"]
+    assert again != folder  # other settings, another place
+
+
+def test_resuming_after_the_folder_has_changed_says_how(fgvc: Run, painted: tuple[Path, Path], tmp_path: Path) -> None:
+    photos = paint(tmp_path / "photos")
+    options = ["--data", "folder", "-s", f"data_args.root={photos}", "-s", "data_args.image_size=16", *SHORT]
+    options += ["-s", "batch_size=4", "--folder", "run"]
+    assert fgvc("train", *options)[0] == 0
+    paint(photos, each=1, classes=("rust",), start=100)
+    (photos / "azure" / "0.png").unlink()
+    with pytest.warns(UserWarning, match="belongs to another run"):
+        status, _, err = fgvc("train", *options)
+    assert status == 2
+    assert "images: 1 added ('rust/100.png'), 1 removed ('azure/0.png')" in err
+    paint(photos, each=1, classes=("azure",))
+    (photos / "rust" / "100.png").unlink()
+    assert fgvc("train", *options)[0] == 0  # as it was
+    Image.new("RGB", (24, 20)).save(photos / "azure" / "0.png")
+    with pytest.warns(UserWarning, match="belongs to another run"):
+        err = fgvc("train", *options)[2]
+    assert "images: none added or removed, but their contents or the preparation differ" in err

@@ -5,8 +5,9 @@ Read ``trainer.py`` from top to bottom; every other file holds one part of it.
 
 from fgvc_lib.train.checkpoint import CheckpointError
 from fgvc_lib.train.evaluation import evaluate, predict
+from fgvc_lib.train.inference import Prediction, Predictor, image_files
 from fgvc_lib.train.machine import Stopped
-from fgvc_lib.train.model import Info, build, load_trained
+from fgvc_lib.train.model import Info, build, check_settings, load_trained, run_folder
 from fgvc_lib.train.trainer import CompileError, Fitted, NonFiniteLoss, fit
 
 __all__ = [
@@ -15,10 +16,15 @@ __all__ = [
     "Fitted",
     "Info",
     "NonFiniteLoss",
+    "Prediction",
+    "Predictor",
     "Stopped",
     "build",
+    "check_settings",
     "evaluate",
     "fit",
+    "image_files",
     "load_trained",
     "predict",
+    "run_folder",
 ]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fgvc_lib.data import ImageData, Loader
+from fgvc_lib.data.decoding import decode_all
+from fgvc_lib.data.image_folder import labeled_files
+from fgvc_lib.data.listing import some
 from fgvc_lib.methods import Method
 from fgvc_lib.train import distributed
+from fgvc_lib.train.model import Info
 
 
 def evaluate(
@@ -40,6 +47,81 @@ def evaluate(
     sums = distributed.total(sums)
     accuracy, loss = (sums[:2] / sums[2]).tolist()
     return {"accuracy": accuracy, "loss": loss}
+
+
+def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """How good predictions are, as a whole and class by class; plain data.
+
+    Args:
+        logits: ``(N, C)``.
+        labels: ``(N,)``.
+        classes: their names.
+
+    Returns:
+        ``images``; ``accuracy``, and ``macro_accuracy``, its mean over the classes that have an image, so that frequent
+        ones do not drown the others; ``loss``, the mean cross-entropy in nats; ``classes``, for each its ``images`` and
+        its ``accuracy``; ``without_images``, the names of classes that nothing is known about. NaN is None.
+    """
+    right = logits.argmax(1) == labels  # (N,)
+    counts = labels.bincount(minlength=len(classes))  # (C,)
+    hits = labels[right].bincount(minlength=len(classes))  # (C,)
+    present = counts > 0
+    by_class = [h / n if n else None for h, n in zip(hits.tolist(), counts.tolist(), strict=True)]
+    return finite(
+        {
+            "images": len(labels),
+            "accuracy": float(right.double().mean()),
+            "macro_accuracy": float((hits[present] / counts[present]).double().mean()),
+            "loss": float(F.cross_entropy(logits.double(), labels)) if len(labels) else None,
+            "classes": {
+                name: {"images": n, "accuracy": a}
+                for name, n, a in zip(classes, counts.tolist(), by_class, strict=True)
+                if n
+            },
+            "without_images": [name for name, n in zip(classes, counts.tolist(), strict=True) if not n],
+        }
+    )
+
+
+def finite(value: Any) -> Any:
+    """Plain data with None for what JSON has no number for: NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_classes(info: Info, data: ImageData) -> None:
+    """Refuse to score a model on a set whose labels mean other classes, and say which."""
+    if data.classes != info.classes:
+        here, there = (
+            [name for name in a if name not in b]
+            for a, b in ((data.classes, info.classes), (info.classes, data.classes))
+        )
+        what = f"{some(here) or 'none'} instead of {some(there) or 'none'}" if here or there else "in another order"
+        raise ValueError(
+            f"{data.name} has other classes than {info.data['name']}, which the model was trained on: {what}"
+        )
+
+
+def labeled_folder(info: Info, root: str, *, split: str | None = None, skip_bad: bool = False) -> ImageData:
+    """All labeled images of a folder as the split ``test``, prepared as those that a model was trained on.
+
+    Args:
+        info: of the model.
+        root, split: see :func:`fgvc_lib.data.image_folder.labeled_files`; some of the model's classes will do.
+        skip_bad: leave out files that cannot be read.
+
+    Raises:
+        ValueError: classes that the model does not know, or a model of gray images.
+    """
+    if len(info.mean) != 3:
+        raise ValueError(f"the model takes images of {len(info.mean)} channel, a folder has color images")
+    files = labeled_files(root=root, classes=info.classes, split=split)
+    resize = info.config["data_args"].get("resize")
+    data = decode_all(files, image_size=info.image_size, resize=resize, val_fraction=0, skip_bad=skip_bad)
+    return replace(data, mean=info.mean, std=info.std)
 
 
 def predict(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +100,14 @@ def describe(config: Config, data: ImageData) -> Info:
         image_size=data.image_size,
         version=__version__,
     )
+
+
+def run_folder(config: Config) -> Path:
+    """``runs/<data>-<method>-<hash>``, for a run that was given no folder: the same settings find it again."""
+    data = Path(config.data_args.get("root", "")).name if config.data == "folder" else config.data
+    data = re.sub(r"[^\w.-]+", "_", data)
+    settings = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
+    return Path("runs") / f"{data}-{config.method}-{settings}"
 
 
 def save_trained(path: Path, method: Method, info: Info) -> None:

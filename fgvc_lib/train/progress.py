@@ -1,8 +1,10 @@
-"""What a run shows while it runs: a bar, and TensorBoard on request."""
+"""What a run shows while it runs: a bar, a line an epoch, and TensorBoard on request."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,12 @@ from tqdm import tqdm
 
 
 class ProgressBar:
-    """A tqdm bar with loss terms, images per second and time left; scalars for TensorBoard.
+    """A tqdm bar with loss terms, images per second and time left, and lines above it; scalars for TensorBoard.
 
     Args:
         total: optimizer steps of the run.
         start: steps done before a resume.
-        show: draw the bar.
+        show: draw the bar and write the lines.
         tensorboard: folder of the event files, None for none.
 
     Raises:
@@ -34,6 +36,11 @@ class ProgressBar:
                 raise ModuleNotFoundError("TensorBoard is not installed: pip install tensorboard") from error
             self._writer = SummaryWriter(str(tensorboard), purge_step=start)
 
+    def note(self, text: str) -> None:
+        """Write a line above the bar."""
+        if not self._bar.disable:
+            self._bar.write(text, file=sys.stderr)
+
     def step(self, step: int, terms: Mapping[str, float], *, lr: float, images: int) -> None:
         """After an optimizer step."""
         if not self._bar.disable:
@@ -46,8 +53,16 @@ class ProgressBar:
                 self._writer.add_scalar(f"train/{name}", value, step)
             self._writer.add_scalar("train/lr", lr, step)
 
-    def epoch(self, step: int, row: Mapping[str, Any]) -> None:
-        """After an epoch, with its row of the history."""
+    def epoch(self, step: int, row: Mapping[str, Any], terms: Sequence[str]) -> None:
+        """After an epoch, with its row of the history and the names of the loss terms in it."""
+        if not self._bar.disable:
+            clock = self._bar.format_dict
+            done = max(clock["n"] - clock["initial"], 1)
+            left = self._bar.format_interval(clock["elapsed"] * (clock["total"] - clock["n"]) / done)
+            parts = f" ({', '.join(f'{name} {row[name]:.3f}' for name in terms)})" if len(terms) > 1 else ""
+            accuracies = {name: row[f"{name}_accuracy"] for name in ("train", "val")}  # NaN without validation images
+            shown = ", ".join(f"{name} {value:.1%}" for name, value in accuracies.items() if math.isfinite(value))
+            self.note(f"epoch {row['epoch']}: loss {row['loss']:.3f}{parts}, accuracy {shown}, {left} left")
         if self._writer is not None:
             for name in ("train_accuracy", "val_accuracy", "val_loss"):
                 self._writer.add_scalar(f"epoch/{name}", row[name], step)

@@ -20,6 +20,7 @@ from fgvc_lib.data import ImageData, Loader, load
 from fgvc_lib.methods import Method, Output
 from fgvc_lib.train import distributed, machine
 from fgvc_lib.train.checkpoint import (
+    CheckpointError,
     Checkpoints,
     get_random_state,
     private_random_state,
@@ -31,6 +32,7 @@ from fgvc_lib.train.machine import Precision, Stopped
 from fgvc_lib.train.model import build, check_settings, describe, save_trained
 from fgvc_lib.train.progress import ProgressBar
 from fgvc_lib.train.schedule import learning_rate, start_phase, stretches, train_mode
+from fgvc_lib.train.tables import changes, image_rows, write_table
 
 
 class CompileError(RuntimeError):
@@ -95,10 +97,11 @@ def fit(
             schedule are laid out over ``max_steps``, so that a short run still goes through all of them.
         data: the set; by default ``config.data`` is loaded.
         device: by default the process's GPU, or the CPU.
-        folder: of checkpoints and ``model.pt``; a run found there is resumed. SIGTERM and Ctrl-C then save and stop.
-            Only rank 0 writes. None writes nothing.
+        folder: of checkpoints, ``model.pt``, ``history.csv`` and, for a set of image files, ``images.csv``, which says
+            who is in which split; a run found there is resumed. SIGTERM and Ctrl-C then save and stop. Only rank 0
+            writes. None writes nothing.
         save_every: checkpoint every so many steps too, besides after every epoch.
-        progress: show a bar (on rank 0).
+        progress: show what the data holds, a bar, and a line an epoch (on rank 0).
         tensorboard: write scalars to ``folder/tensorboard`` (on rank 0).
 
     Raises:
@@ -210,7 +213,7 @@ class Trainer:
         self.info = describe(config, data)
         identity = {"config": config.to_dict(), "data": data.fingerprint, "processes": world}
         self.checkpoints = None if folder is None else Checkpoints(folder, identity)
-        saved = self.checkpoints.load() if self.checkpoints is not None and self.rank == 0 else None
+        saved = self._saved() if self.rank == 0 else None
         self.saved = distributed.from_rank_0(saved)
         if self.saved is not None:
             self.load_state_dict(self.saved)
@@ -220,10 +223,15 @@ class Trainer:
         machine.start_memory(self.device)
         events = self.folder / "tensorboard" if self.folder is not None and tensorboard and self.rank == 0 else None
         with ProgressBar(self.total, start=self.at.step, show=progress and self.rank == 0, tensorboard=events) as bar:
+            bar.note(self.data.summary)
+            if self.folder is not None:
+                bar.note(f"saved in {self.folder}")
             while self.at.step < self.total:
                 stopping = self.train_epoch(bar)
-                bar.epoch(self.at.step, self.end_epoch())
+                terms = list(self.at.sums)[:-1]  # the last one is the accuracy
+                bar.epoch(self.at.step, self.end_epoch(), terms)
                 self.save()
+                self.write_tables()
                 if stopping and self.at.step < self.total:
                     raise Stopped(self.signals)
         return self.finish()
@@ -380,6 +388,24 @@ class Trainer:
             state = self.state_dict()
             if self.rank == 0:
                 self.checkpoints.save(self.at.step, state)
+
+    def write_tables(self) -> None:
+        """Write ``history.csv`` and ``images.csv``, where there is a folder."""
+        if self.folder is None or self.rank > 0:
+            return
+        write_table(self.folder / "history.csv", self.at.history)
+        if len(self.at.history) == 1 and (images := image_rows(self.data)):
+            write_table(self.folder / "images.csv", images)
+
+    def _saved(self) -> dict[str, Any] | None:
+        """The state of an earlier run in the folder."""
+        if self.checkpoints is None:
+            return None
+        try:
+            return self.checkpoints.load()
+        except CheckpointError as error:
+            images = changes(self.checkpoints.folder / "images.csv", self.data)
+            raise CheckpointError(f"{error}; images: {images}" if images else str(error)) from None
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on as if it had never stopped, as tensors and plain data.
