@@ -67,8 +67,15 @@ def cub100_files(*, root: str = "", download: bool = False) -> Files:
 
 
 def cub_files(*, root: str = "", download: bool = False, crop: Literal["box"] | None = None) -> Files:
-    """The listing, with the official split. A copy with fewer images or classes works, if its tables agree."""
+    """The listing, with the official split.
+
+    A copy with fewer images or classes works, if its tables agree, and so does one without the boxes or the folder
+    ``parts``.
+    """
     folder = data_root(root) / "CUB_200_2011"
+    for other in (folder / folder.name, folder.parent):  # the archive unpacked into a folder of its name, or its inside
+        if not (folder / "images.txt").is_file() and (other / "images.txt").is_file():
+            folder = other
     if not folder.is_dir() and download:
         install(URL, MD5, folder)
     if not folder.is_dir():
@@ -78,13 +85,15 @@ def cub_files(*, root: str = "", download: bool = False, crop: Literal["box"] | 
     paths = dict(_rows(folder / "images.txt"))
     labels = dict(_rows(folder / "image_class_labels.txt"))
     training = dict(_rows(folder / "train_test_split.txt"))
-    boxes = dict(_rows(folder / "bounding_boxes.txt"))
     names = dict(_rows(folder / "classes.txt"))
-    parts = dict(_rows(folder / "parts" / "parts.txt"))
+    boxed = crop == "box" or (folder / "bounding_boxes.txt").is_file()
+    boxes = dict(_rows(folder / "bounding_boxes.txt")) if boxed else {}
+    dotted = (folder / "parts").is_dir()
+    parts = dict(_rows(folder / "parts" / "parts.txt")) if dotted else {}
     index = {name: i for i, name in enumerate(names)}
     part_index = {name: i for i, name in enumerate(parts)}
     points = {image: np.full((len(parts), 2), np.nan) for image in paths}
-    for image, row in _rows(folder / "parts" / "part_locs.txt"):
+    for image, row in _rows(folder / "parts" / "part_locs.txt") if dotted else ():
         part, column, line, visible = row.split()
         if visible == "1" and image in points:
             points[image][part_index[part]] = float(column), float(line)
@@ -92,18 +101,19 @@ def cub_files(*, root: str = "", download: bool = False, crop: Literal["box"] | 
     test: list[Item] = []
     for image, path in paths.items():
         for table, file in ((labels, "image_class_labels"), (training, "train_test_split"), (boxes, "bounding_boxes")):
-            if image not in table:
+            if image not in table and (boxed or table is not boxes):
                 raise ValueError(f"{folder / file}.txt has no row for image {image} ({path}): unpack the archive again")
         if labels[image] not in index or names[labels[image]] != path.split("/")[0]:
             raise ValueError(f"{folder}: image {path} does not lie in the folder of its class, number {labels[image]}")
-        x, y, width, height = map(float, boxes[image].split())
+        x, y, width, height = map(float, boxes[image].split()) if boxed else (0.0,) * 4
         cut = None
         if crop == "box":
             left, top, right, bottom = cut = int(x), int(y), int(x) + int(width), int(y) + int(height)
             x, y, width, height = 0.0, 0.0, float(right - left), float(bottom - top)
             points[image] -= left, top
-        box = (x, y, x + width, y + height)
-        item = Item(folder / "images" / path, path, index[labels[image]], box, points[image], cut)
+        box = (x, y, x + width, y + height) if boxed else None
+        dots = points[image] if dotted else None
+        item = Item(folder / "images" / path, path, index[labels[image]], box, dots, cut)
         (train if training[image] == "1" else test).append(item)
     # "001.Black_footed_Albatross" → "Black footed Albatross"
     classes = tuple(name.split(".", 1)[-1].replace("_", " ") for name in names.values())

@@ -73,6 +73,9 @@ def cars_files(*, root: str = "") -> Files:
     """The listing of Stanford Cars."""
     base = data_root(root)
     folder = base / "stanford_cars"
+    for name in ("cars_train", "cars_test"):
+        if (folder / name / name).is_dir():  # as Kaggle's copy is packed
+            raise FileNotFoundError(f"{folder / name} holds another {name}: move its images one folder up")
     needed = ("devkit/cars_train_annos.mat", "cars_train", "cars_test_annos_withlabels.mat", "cars_test")
     absent = [name for name in (*needed, "devkit/cars_meta.mat") if not (folder / name).exists()]
     if absent:

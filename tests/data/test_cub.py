@@ -1,6 +1,7 @@
 """CUB-200-2011: the official layout, on a small made-up copy and on the real thing."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -99,6 +100,26 @@ def test_the_hundred_classes_are_the_same_from_the_archive_and_from_a_copy(root,
 def test_a_hundred_names_are_listed():
     names = cub200.CUB100.read_text(encoding="utf8").splitlines()
     assert len(set(names)) == 100
+
+
+def test_boxes_and_parts_are_not_needed_to_classify(root):
+    whole = load("cub", root=str(root), image_size=20)
+    shutil.rmtree(root / "CUB_200_2011" / "parts")
+    (root / "CUB_200_2011" / "bounding_boxes.txt").unlink()
+    data = load("cub", root=str(root), image_size=20)
+    assert np.array_equal(data.test.images, whole.test.images)
+    assert (data.part_names, dict(data.test.parts)) == ((), {})
+    with pytest.raises(FileNotFoundError, match=r"bounding_boxes\.txt is not there"):
+        load("cub", root=str(root), image_size=20, crop="box")
+
+
+def test_one_folder_more_or_less(root):
+    expected = load("cub", root=str(root), image_size=20).fingerprint
+    assert load("cub", root=str(root / "CUB_200_2011"), image_size=20).fingerprint == expected
+    (root / "CUB_200_2011").rename(root / "inner")
+    (root / "CUB_200_2011").mkdir()
+    (root / "inner").rename(root / "CUB_200_2011" / "CUB_200_2011")
+    assert load("cub", root=str(root), image_size=20).fingerprint == expected
 
 
 @pytest.mark.skipif("FGVC_DATA" not in os.environ, reason="FGVC_DATA names no folder of real photographs")

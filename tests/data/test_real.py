@@ -72,6 +72,10 @@ def test_cars_and_what_to_do_without_them(tmp_path):
             rows[i] = (1 + i // 3, f"{i:05d}.jpg")
             save(base / f"cars_{split}" / f"{i:05d}.jpg", 40 * i)
         scipy.io.savemat(base / file, {"annotations": rows})
+    (base / "cars_test" / "cars_test").mkdir()  # as Kaggle's copy is packed
+    with pytest.raises(FileNotFoundError, match=r"cars_test holds another cars_test: move its images one folder up"):
+        load("cars", image_size=8)
+    (base / "cars_test" / "cars_test").rmdir()
     data = load("cars", image_size=8)
     assert data.classes == ("Audi A", "BMW B")
     assert (len(data.train), len(data.val), len(data.test)) == (4, 2, 6)
