@@ -59,10 +59,11 @@ def export(method: Method, info: Info, path: str | Path, *, rtol: float = 1e-3, 
     """Write a method's prediction to ``path``, and keep the file only if it computes the same.
 
     The file takes ``images``, ``(B, C, S, S)`` float32 in [0, 1] with any B, and gives ``logits``. It also holds the
-    class names and the image size, as JSON: in ``info.json`` of a ``.pt2``, in the metadata of an ONNX model. Before it
-    gets its name it is opened again and compared with the method on random images, one and three at a time. The method
-    is left as it is, on its device and in its mode; the file computes on the CPU (move the program of a ``.pt2`` with
-    ``torch.export.passes.move_to_device_pass``; ONNX Runtime chooses by its providers).
+    class names, the side to resize an image to and the side of the center to cut out of it, as JSON: in ``info.json``
+    of a ``.pt2``, in the metadata of an ONNX model. Before it gets its name it is opened again and compared with the
+    method on random images, one and three at a time. The method is left as it is, on its device and in its mode; the
+    file computes on the CPU (move the program of a ``.pt2`` with ``torch.export.passes.move_to_device_pass``; ONNX
+    Runtime chooses by its providers).
 
     Args:
         method: any method of this library.
@@ -92,7 +93,9 @@ def export(method: Method, info: Info, path: str | Path, *, rtol: float = 1e-3, 
         expected = {count: model(images[:count]) for count in (1, 3)}
     if expected[1].shape[1] != len(info.classes):
         raise ValueError(f"info names {len(info.classes)} classes, but the method has {expected[1].shape[1]}")
-    notes = json.dumps({"classes": info.classes, "image_size": info.image_size}, ensure_ascii=False)
+    notes = json.dumps(
+        {"classes": info.classes, "resize": info.resize, "image_size": info.image_size}, ensure_ascii=False
+    )
 
     program = _trace(model, images)
     with replacing(path) as temporary:

@@ -31,7 +31,7 @@
 #   mutual_channel: {mu: 0.0005, lam: 10.0}
 # ```
 #
-# With fewer training images than `batch_size`, lower that too. The chapter checks the folder before it trains, and trains anew whenever a setting or the folder has changed.
+# A batch holds at most all training images, whatever `batch_size` says. The chapter checks the folder before it trains, and trains anew whenever a setting or the folder has changed.
 
 # %% tags=["parameters"]
 images = ""  # your folder, absolute or below FGVC_DATA; empty: drawn birds
@@ -60,6 +60,7 @@ import math
 import os
 import random
 import shutil
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -75,14 +76,16 @@ from fgvc_lib.data.files import select
 from fgvc_lib.data.image_folder import folder_files
 from fgvc_lib.data.images import read_image, square
 from fgvc_lib.export import export
-from fgvc_lib.train import load_trained, predict
-from fgvc_lib.train.inference import overlay, predict_files
+from fgvc_lib.train import Predictor, load_trained, predict
+from fgvc_lib.train.inference import overlay
 from fgvc_study import Study, vary
 from fgvc_study.figures import COLORS, show, show_table, style
 from fgvc_study.protocol import configuration
 from fgvc_study.tables import summarize
 from PIL import Image, ImageEnhance
 
+seeds = [seeds] if isinstance(seeds, int) else seeds
+photos = None  # the folder, once it is read
 drawn = not images
 root = images or "my_birds"
 limit = {} if per_class is None else {"per_class": per_class}
@@ -108,7 +111,8 @@ style()
 # %% [markdown]
 # ## The folder
 #
-# One folder for each class, named like the class; images may lie deeper inside, in any common format and size. Other files are passed over.
+# One folder for each class, named like the class; images may lie deeper inside, in any common format and size. What is
+# passed over is told.
 #
 # ```text
 # my_birds/
@@ -177,8 +181,12 @@ try:
     print("every image can be read")
 except ValueError as error:
     print(f"{type(error).__name__}: {str(error).replace(str(Path.cwd()), '…')}")
-photos = load("folder", **options)  # leaves such files out, and lists them
-print(f"left out: {', '.join(photos.skipped) or 'none'}")
+with warnings.catch_warnings(record=True) as told:  # what is passed over, for one
+    warnings.simplefilter("always")
+    photos = load("folder", **options)  # leaves such files out, and lists them
+print(photos.summary)
+for warning in told:
+    print(warning.message)
 
 # %% [markdown]
 # **How many are there of each class?** Validation images choose (the method, the epochs, a threshold), test images only measure, once, at the end. So
@@ -315,6 +323,7 @@ if drawn:
 else:
     for similarity, a, b in pairs[:20]:
         print(f"{similarity:.3f}  {short(a)}  {short(b)}")
+base = base.replace(batch_size=min(batch_size, len(photos.train)))
 
 # %% tags=["figure"]
 some = list(range(min(len(photos.classes), 8)))
@@ -367,7 +376,7 @@ for name in methods:
 networks, frames = {}, []
 for seed in seeds:
     study = Study("09_your_images", seeds=[seed], device=device, train=train)
-    networks[seed] = study.live(f"seed {seed}", variants)
+    networks[seed] = study.live(f"seed {seed}", variants, data=photos)
     frames.append(study.live_frame(networks[seed]))
 
 # %% tags=["table"]
@@ -460,7 +469,7 @@ print(f"chosen: {choice}")
 #
 # `model.pt` in the folder of a run holds weights, classes, sizes and normalization: all that a new picture needs. From scratch it is: read,
 # square, normalize, network, softmax. Reading is more than decoding: a phone stores a picture as the sensor lay and notes in its EXIF data how to turn it;
-# other files have transparent pixels, a palette or 16 bits. Training and use must do the same with them, so both call `read_image` and `square`.
+# other files have transparent pixels, a palette or 16 bits. Training and use must do the same with them, so there is one preparation for both, `Predictor.prepare`.
 
 # %% tags=["output"]
 record = trained[choice].record
@@ -473,7 +482,8 @@ shutil.copytree(
 method, info = load_trained(home)
 file = files["test"][0]
 
-picture = square(read_image(file), info.image_size)
+predictor = Predictor(method, info)
+picture = predictor.prepare(file)
 pixels = torch.from_numpy(np.array(picture))  # (S, S, 3), 0 … 255
 pixels = pixels.permute(2, 0, 1)[None] / 255  # (1, 3, S, S), 0 … 1
 mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (info.mean, info.std))
@@ -481,7 +491,7 @@ with torch.no_grad():
     output = method((pixels - mean) / std)
 scratch = output.logits.softmax(1)[0]  # (classes,)
 
-(found,) = predict_files(method, info, [file])  # the library
+(found,) = predictor(file)  # the library
 torch.testing.assert_close(found.probabilities, scratch, rtol=1e-4, atol=1e-5)
 best = scratch.topk(min(3, number))
 named = zip(best.values.tolist(), best.indices.tolist(), strict=True)
@@ -495,7 +505,7 @@ stored = read_image(file).transpose(Image.Transpose.ROTATE_90)
 note = Image.Exif()
 note[0x0112] = 6  # orientation: turn by 90° clockwise to show
 stored.save("phone.png", exif=note)
-(turned,) = predict_files(method, info, [Path("phone.png")])
+(turned,) = predictor("phone.png")
 np.testing.assert_array_equal(np.asarray(turned.image), np.asarray(found.image))
 torch.testing.assert_close(turned.probabilities, found.probabilities)
 
@@ -779,7 +789,7 @@ if drawn:
     strangers = sorted(Path("strangers").glob("*/*.png"))
     shown_to["strangers"] = strangers[:: max(1, drawn_per_class // 16)]
 for name, these in shown_to.items():
-    p = torch.stack([x.probabilities for x in predict_files(method, info, these)])
+    p = torch.stack([x.probabilities for x in predictor.stream(these)])
     p = (p.log() / temperature).softmax(1).amax(1)
     given = float((p >= tau).float().mean())
     print(f"{name:<12} {len(these):>4}: {given:.0%} answered, mean p {p.mean():.2f}")
@@ -832,7 +842,7 @@ try:
 
     # a program without torch: fgvc_lib/data/images.py needs Pillow and NumPy alone
     names = json.loads(session.get_modelmeta().custom_metadata_map["info"])
-    picture = square(read_image(file), names["image_size"])
+    picture = square(read_image(file), names["resize"], crop=names["image_size"])
     x = np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 255  # (1, 3, S, S)
     z = session.run(["logits"], {"images": x})[0][0]  # (classes,)
     p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()

@@ -32,7 +32,15 @@ TINY: dict[str, dict[str, Any]] = {
         "input_size": 16,
     },
 }
-INFO = Info({}, {}, CLASSES, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), image_size=SIZE, version="")
+INFO = Info(
+    {"data_args": {"resize": SIZE + 8}},
+    {},
+    CLASSES,
+    mean=(0.4, 0.5, 0.6),
+    std=(0.2, 0.3, 0.4),
+    image_size=SIZE,
+    version="",
+)
 
 
 def make(name: str) -> Method:
@@ -65,7 +73,7 @@ def test_every_method_is_exported_for_any_number_of_images(name: str, tmp_path: 
     for count in (1, 2, 5):
         images = torch.rand(count, 3, SIZE, SIZE)
         torch.testing.assert_close(program(images), eager(method, images), rtol=1e-4, atol=1e-4)
-    assert json.loads(notes["info.json"]) == {"classes": list(CLASSES), "image_size": SIZE}
+    assert json.loads(notes["info.json"]) == {"classes": list(CLASSES), "resize": SIZE + 8, "image_size": SIZE}
     assert [p.name for p in path.parent.iterdir()] == ["model.pt2"]  # nothing half-written beside it
 
 

@@ -39,7 +39,7 @@ class Prediction:
         probabilities: ``(C,)``, in the order of the classes.
         image: the square that the method saw, RGB or gray.
         attention: ``(h, w)``, non-negative; None where the method has no spatial map.
-        embedding: ``(d,)``, the feature that the class is told by.
+        embedding: ``(d,)``, the feature that the class is told by; None where the method names none.
     """
 
     source: Source
@@ -47,7 +47,7 @@ class Prediction:
     probabilities: Tensor
     image: Image.Image
     attention: Tensor | None
-    embedding: Tensor
+    embedding: Tensor | None
 
     def best(self, count: int = 3) -> list[tuple[str, float]]:
         """The most probable classes and their probabilities, best first."""
@@ -128,7 +128,7 @@ class Predictor:
                     probabilities[i].cpu(),
                     picture,
                     None if attention is None else attention[i],
-                    features[i],
+                    None if features is None else features[i],
                 )
 
     def prepare(self, source: Source) -> Image.Image:
@@ -137,9 +137,7 @@ class Predictor:
         Raises:
             BadImage: it cannot be read.
         """
-        size = self.info.image_size
-        resize = int(self.info.config["data_args"].get("resize") or size)
-        picture = square(_rgb(source), resize, crop=size)
+        picture = square(_rgb(source), self.info.resize, crop=self.info.image_size)
         return picture.convert("L") if len(self.info.mean) == 1 else picture
 
     def normalize(self, squares: Sequence[Image.Image]) -> Tensor:
@@ -210,9 +208,11 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], str]:
     return files, ", ".join(passed)
 
 
-def embedding(maps: dict[str, Tensor]) -> Tensor:
+def embedding(maps: dict[str, Tensor]) -> Tensor | None:
     """``(B, d)``: a method's own embedding, else the mean of its last features over all positions."""
-    return (maps["embedding"] if "embedding" in maps else maps["features"].mean((2, 3))).float().cpu()
+    if "embedding" in maps:
+        return maps["embedding"].float().cpu()
+    return maps["features"].float().mean((2, 3)).cpu() if "features" in maps else None
 
 
 def attention_map(maps: dict[str, Tensor]) -> Tensor | None:

@@ -88,6 +88,11 @@ class Info:
     image_size: int
     version: str
 
+    @property
+    def resize(self) -> int:
+        """Side in pixels that an image is resized to, before its center of ``image_size`` is cut out."""
+        return int(self.config.get("data_args", {}).get("resize") or self.image_size)
+
 
 def describe(config: Config, data: ImageData) -> Info:
     """The :class:`Info` of a run."""
