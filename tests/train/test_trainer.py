@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -391,6 +393,31 @@ def test_progress_and_tensorboard(tmp_path: Any, capsys: pytest.CaptureFixture[s
     assert "2/2" in shown
     assert "ce=" in shown
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_line_and_a_row_for_every_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted = run(method="center", progress=True, epochs=3, folder=tmp_path)
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "step" not in line]
+    assert "tiny: 3 classes, 24 training, 7 validation, 5 test images" in lines
+    assert f"saved in {tmp_path}" in lines
+    told = [line for line in lines if line.startswith("epoch ")]
+    for row, line in zip(fitted.history, told, strict=True):
+        loss = f"loss {row['loss']:.3f} (ce {row['ce']:.3f}, center {row['center']:.3f})"
+        accuracy = f"accuracy train {row['train_accuracy']:.1%}, val {row['val_accuracy']:.1%}"
+        assert line.startswith(f"epoch {row['epoch']}: {loss}, {accuracy}, ")
+        assert line.endswith(" left")
+    with (tmp_path / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    for row, expected in zip(rows, fitted.history, strict=True):
+        assert {key: float(value) for key, value in row.items() if key != "phase"} == {
+            key: value for key, value in expected.items() if key != "phase"
+        }
+
+
+def test_nothing_is_shown_unasked(capsys: pytest.CaptureFixture[str]) -> None:
+    run(epochs=1)
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
