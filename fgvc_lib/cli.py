@@ -95,15 +95,19 @@ def evaluate(
         str | None, typer.Option(help="train, val or test; by default test, or val without one.", metavar="NAME")
     ] = None,
     set_: Annotated[list[str], typer.Option("--set", "-s", help="Another data or data_args.KEY.", metavar="K=V")] = [],  # noqa: B006 - typer copies it
+    report: Annotated[
+        Path | None, typer.Option(help="For the report; by default beside the model.", metavar="DIR")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images at once.", metavar="N")] = 256,
     device: Device = None,
 ) -> None:
-    """Score a trained model on its data or on another folder, and print the scores as JSON."""
+    """Score a trained model on its data or on another folder: JSON, and a report to open in a browser."""
     if split not in (None, "train", "val", "test"):
         raise ValueError(f"split must be train, val or test, got {split!r}")
     if strange := [s for s in set_ if not s.startswith(("data=", "data_args."))]:
         raise ValueError(f"only data and data_args can be set here, got {strange[0]}")
     from fgvc_lib.data import load
+    from fgvc_lib.report import write_report
     from fgvc_lib.train import evaluation, load_trained
     from fgvc_lib.train.machine import pick_device
 
@@ -125,8 +129,10 @@ def evaluate(
             print("note: this is not the data that the model was trained on", file=sys.stderr)
     print(data.summary, file=sys.stderr)
     logits, labels = evaluation.predict(method.to(where), data, part, batch_size=batch_size, device=where)
-    scores = evaluation.score(logits, labels, data.classes)
-    print(_json({**shown, **scores}))
+    if report is None:
+        report = (model if model.is_dir() else model.parent) / f"report-{'-'.join(shown.values())}"
+    page = write_report(report, info, data, part, logits, labels)
+    print(_json({**shown, **evaluation.score(logits, labels, data.classes), "report": str(page)}))
 
 
 @app.command()

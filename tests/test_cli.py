@@ -335,6 +335,9 @@ def test_evaluating_its_own_data_takes_what_was_held_out(fgvc: Run, painted: tup
     status, out, _ = fgvc("evaluate", run)
     scores = json.loads(out)
     assert (status, scores["split"], scores["images"]) == (0, "test", 6)
+    assert scores["report"] == str(run / "report-photos-test" / "report.html")
+    assert Path(scores["report"]).is_file()
+    assert json.loads(fgvc("evaluate", run, "--report", "here")[1])["report"] == "here/report.html"
     paint(tmp_path / "set" / "train", each=5)
     paint(tmp_path / "set" / "val", each=2, start=50)
     options = [

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,13 +60,15 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, A
 
     Returns:
         ``images``; ``accuracy``, and ``macro_accuracy``, its mean over the classes that have an image, so that frequent
-        ones do not drown the others; ``loss``, the mean cross-entropy in nats; ``classes``, for each its ``images`` and
+        ones do not drown the others; ``loss``, the mean cross-entropy in nats; ``calibration_error``, the mean gap of
+        :func:`calibration`; ``classes``, for each its ``images`` and
         its ``accuracy``; ``without_images``, the names of classes that nothing is known about. NaN is None.
     """
     right = logits.argmax(1) == labels  # (N,)
     counts = labels.bincount(minlength=len(classes))  # (C,)
     hits = labels[right].bincount(minlength=len(classes))  # (C,)
     present = counts > 0
+    promised, kept, size = calibration(logits, labels)
     by_class = [h / n if n else None for h, n in zip(hits.tolist(), counts.tolist(), strict=True)]
     return finite(
         {
@@ -73,6 +76,7 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, A
             "accuracy": float(right.double().mean()),
             "macro_accuracy": float((hits[present] / counts[present]).double().mean()),
             "loss": float(F.cross_entropy(logits.double(), labels)) if len(labels) else None,
+            "calibration_error": float(np.average(np.abs(promised - kept), weights=size)) if len(labels) else None,
             "classes": {
                 name: {"images": n, "accuracy": a}
                 for name, n, a in zip(classes, counts.tolist(), by_class, strict=True)
@@ -81,6 +85,19 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, A
             "without_images": [name for name, n in zip(classes, counts.tolist(), strict=True) if not n],
         }
     )
+
+
+def calibration(logits: Tensor, labels: Tensor, *, groups: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the predictions promise and what they keep, in groups of equally many images, the least sure first.
+
+    Returns:
+        Mean probability of the predicted class, fraction that is right, and number of images, a value a group.
+    """
+    sure, guess = logits.softmax(1).max(1)
+    parts = [part for part in sure.argsort().chunk(groups) if len(part)]
+    promised = np.array([float(sure[part].mean()) for part in parts])
+    kept = np.array([float((guess == labels)[part].double().mean()) for part in parts])
+    return promised, kept, np.array([len(part) for part in parts])
 
 
 def finite(value: Any) -> Any:
