@@ -1,4 +1,4 @@
-"""The command line: ``fgvc train | evaluate | predict | export | methods | datasets``.
+"""The command line: ``fgvc train | evaluate | predict | embed | neighbors | export | methods | datasets | cache``.
 
 Everything heavy is imported inside the commands, so that help and mistakes answer at once.
 """
@@ -165,20 +165,20 @@ def predict(
         table.writerow(["file", "rank", "class", "probability"])
     skipped: list[BadImage] = []
     for i, found in enumerate(predictor.stream(files, skipped=skipped)):
-        best, picture = found.best(top), None
+        file, best, picture = str(found.source), found.best(top), None
         if overlay is not None:
             overlay.mkdir(parents=True, exist_ok=True)
-            picture = overlay / f"{i:04d}-{Path(str(found.source)).stem}.png"
+            picture = overlay / f"{i:04d}-{Path(file).stem}.png"
             found.overlay().save(picture)
         if format == "json":
             classes = [{"class": name, "probability": round(value, 6)} for name, value in best]
-            shown = {"file": str(found.source), "classes": classes}
+            shown = {"file": file, "classes": classes}
             print(_json(shown if picture is None else {**shown, "overlay": str(picture)}))
         elif format == "csv":
             for rank, (name, value) in enumerate(best, 1):
-                table.writerow([found.source, rank, name, f"{value:.6f}"])
+                table.writerow([file, rank, name, f"{value:.6f}"])
         else:
-            print(f"{found.source}: " + ", ".join(f"{name} {value:.1%}" for name, value in best))
+            print(f"{file}: " + ", ".join(f"{name} {value:.1%}" for name, value in best))
     _tell_skipped(skipped, len(files))
 
 
@@ -199,6 +199,20 @@ def export(
     method, info = load_trained(model)
     exporting.export(method, info, file)
     print(json.dumps({"file": str(file), "bytes": file.stat().st_size, "classes": len(info.classes)}))
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove them; they are made again when needed.")] = False,
+) -> None:
+    """Show the decoded images that are kept, or remove them."""
+    from fgvc_lib.data import cache as kept
+
+    found = kept.clear() if clear else kept.entries()
+    for entry, size in found.items():
+        print(f"{size / 1e6:>10,.1f} MB  {entry.name}")
+    what = "removed from" if clear else "in"
+    print(f"{sum(found.values()) / 1e6:>10,.1f} MB {what} {kept.cache_folder()}, which FGVC_CACHE names")
 
 
 @app.command()

@@ -140,7 +140,8 @@ def class_table(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
                 "mostly taken for": [f"{classes[row.argmax()]} ({row.max()})" if row.any() else "" for row in others],
             }
         )
-    return table[real > 0].sort_values("accuracy", kind="stable", ignore_index=True)
+    worst: pd.DataFrame = table[real > 0].sort_values("accuracy", kind="stable", ignore_index=True)
+    return worst
 
 
 def prediction_table(images: Split, classes: Sequence[str], labels: Tensor, probabilities: Tensor) -> pd.DataFrame:

@@ -55,7 +55,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "export", "methods", "datasets"])
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "export", "methods", "datasets", "cache"])
 def test_help_fits_one_screen(command: str, fgvc: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     status, out, _ = fgvc(*command.split(), "--help")
@@ -175,6 +175,16 @@ def test_methods_and_datasets_are_listed(fgvc: Run) -> None:
     status, out, _ = fgvc("datasets")
     assert status == 0
     assert "digits" in out
+
+
+def test_the_cache_is_shown_and_cleared(fgvc: Run, elsewhere: Path) -> None:
+    from fgvc_lib.data.cache import cached
+
+    cached("birds-0", lambda folder: (folder / "a").write_bytes(bytes(2_000_000)))
+    last = f"       2.0 MB in {elsewhere / 'cache'}, which FGVC_CACHE names\n"
+    assert fgvc("cache") == (0, f"       2.0 MB  birds-0\n{last}", "")
+    assert fgvc("cache", "--clear")[1].endswith(last.replace(" in ", " removed from "))
+    assert fgvc("cache")[1].startswith("       0.0 MB in ")
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 
 def cache_folder() -> Path:
@@ -40,6 +41,31 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
         build: fills an empty folder. What it raises is passed on, and nothing is kept.
     """
     return build_once(cache_folder() / name, build)
+
+
+def entries() -> dict[Path, int]:
+    """Every entry of the cache and its bytes, what killed builds have left included; the largest first."""
+    folder = cache_folder()
+    sizes = {
+        entry: sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
+        for entry in (folder.iterdir() if folder.is_dir() else ())
+        if entry.is_dir()
+    }
+    return dict(sorted(sizes.items(), key=lambda pair: -pair[1]))
+
+
+def clear() -> dict[Path, int]:
+    """Remove every entry that no process is building; those that are removed, and their bytes.
+
+    A process that has an entry open goes on with it.
+    """
+    removed = {}
+    for entry, size in entries().items():
+        name = entry.name[1:].rpartition(".")[0] if entry.name.startswith(".") else entry.name
+        with suppress(Timeout), FileLock(entry.parent / f".{name}.lock", timeout=0):
+            shutil.rmtree(entry)
+            removed[entry] = size
+    return removed
 
 
 def build_once(folder: Path, build: Callable[[Path], None], *, inside: str = "") -> Path:

@@ -128,7 +128,7 @@ class CenterLoss(nn.Module):
             update_centers(self.centers, features, labels, alpha=self.alpha)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*args, **kwargs)
         self.centers = self.centers.to(torch.promote_types(self.centers.dtype, torch.float32))  # of half, assigned
 
     def _apply(self, fn: Any, recurse: bool = True) -> CenterLoss:

@@ -69,22 +69,21 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, A
     hits = labels[right].bincount(minlength=len(classes))  # (C,)
     present = counts > 0
     promised, kept, size = calibration(logits, labels)
-    by_class = [h / n if n else None for h, n in zip(hits.tolist(), counts.tolist(), strict=True)]
-    return finite(
-        {
-            "images": len(labels),
-            "accuracy": float(right.double().mean()),
-            "macro_accuracy": float((hits[present] / counts[present]).double().mean()),
-            "loss": float(F.cross_entropy(logits.double(), labels)) if len(labels) else None,
-            "calibration_error": float(np.average(np.abs(promised - kept), weights=size)) if len(labels) else None,
-            "classes": {
-                name: {"images": n, "accuracy": a}
-                for name, n, a in zip(classes, counts.tolist(), by_class, strict=True)
-                if n
-            },
-            "without_images": [name for name, n in zip(classes, counts.tolist(), strict=True) if not n],
-        }
-    )
+    known = len(labels) > 0
+    shown: dict[str, Any] = {
+        "images": len(labels),
+        "accuracy": float(right.double().mean()),
+        "macro_accuracy": float((hits[present] / counts[present]).double().mean()),
+        "loss": float(F.cross_entropy(logits.double(), labels)) if known else None,
+        "calibration_error": float(np.average(np.abs(promised - kept), weights=size)) if known else None,
+        "classes": {
+            name: {"images": n, "accuracy": hit / n}
+            for name, n, hit in zip(classes, counts.tolist(), hits.tolist(), strict=True)
+            if n
+        },
+        "without_images": [name for name, n in zip(classes, counts.tolist(), strict=True) if not n],
+    }
+    return {key: finite(value) for key, value in shown.items()}
 
 
 def calibration(logits: Tensor, labels: Tensor, *, groups: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

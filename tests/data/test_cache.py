@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
-from fgvc_lib.data.cache import cache_folder, cached, create_array, keep_rows, open_array
+from fgvc_lib.data.cache import cache_folder, cached, clear, create_array, entries, keep_rows, open_array
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +118,19 @@ def test_rows_are_kept_without_a_second_copy(tmp_path):
     empty = create_array(tmp_path / "none.npy", np.uint8, (3, 4))
     keep_rows(tmp_path / "none.npy", empty, np.array([], np.int64))
     assert open_array(tmp_path / "none.npy").shape == (0, 4)
+
+
+def test_entries_are_shown_and_cleared_but_not_under_a_builder(cache):
+    assert entries() == {}
+    cached("small", lambda folder: (folder / "a").write_bytes(bytes(10)))
+    cached("large", lambda folder: (folder / "b").write_bytes(bytes(500)))
+    (cache / ".large.abcdefgh").mkdir()
+    (cache / ".large.abcdefgh" / "half").write_bytes(bytes(100))
+    sizes = {cache / "large": 500, cache / ".large.abcdefgh": 100, cache / "small": 10}
+    assert list(entries().items()) == list(sizes.items())
+    array = open_array(cached("array", build) / "a.npy")
+    with FileLock(cache / ".large.lock"):  # somebody builds it anew
+        assert set(clear()) == {cache / "small", cache / "array"}
+    assert array.sum() == 45  # still open
+    assert clear() == {cache / "large": 500, cache / ".large.abcdefgh": 100}
+    assert entries() == {}
