@@ -13,6 +13,7 @@ import torch
 from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.decoding import decode_all
 from fgvc_lib.data.files import Files, Item, Options, data_root
+from fgvc_lib.data.label_table import read_table
 from fgvc_lib.data.listing import Found, counted, images_below, is_hidden, some
 from fgvc_lib.data.splits import hold_out
 
@@ -23,18 +24,21 @@ SPLITS = {
 }
 """Name of a folder, in any case → the split that it holds."""
 
-ByClass = Mapping[str, Sequence[Path]]
+ByClass = Mapping[str, Sequence[tuple[Path, str]]]
+"""Class → path of each image and its name inside the class."""
 
 
 def folder(*, root: str, test_fraction: float = 0.25, **options: Unpack[Options]) -> ImageData:
     """A folder with one folder per class, or with ``train``, ``val`` and ``test`` that each have one folder per class.
+
+    Or a CSV with the columns ``file``, ``label`` and, if you split, ``split``; files are relative to its folder.
 
     ``train`` alone will do, ``val`` may be called ``valid`` or ``validation``, in any case. Classes are the folders'
     names, sorted. Images may lie deeper inside a class. ``ImageData.summary`` says how the folder was understood, and a
     warning names the images in it that are not taken.
 
     Args:
-        root: the folder; relative to ``FGVC_DATA`` unless absolute.
+        root: the folder or CSV; relative to ``FGVC_DATA`` unless absolute.
         test_fraction: of each class, held out for the test where there is neither ``test`` nor ``val``. Which images
             depends on the names of class and file only.
         **options: see :func:`fgvc_lib.data.decoding.decode_all`. ``val_fraction`` counts where there is no ``val``.
@@ -62,9 +66,7 @@ def folder_files(*, root: str, test_fraction: float = 0.25) -> Files:
         FileNotFoundError: no such folder.
         ValueError: a layout that is none of these, with what was seen.
     """
-    path = _open(root)
-    found = images_below(path)
-    splits = _by_split(path, found)
+    path, splits, found = _open(root)
     pool = splits.get("all") or splits.get("train")
     if pool is None:
         raise ValueError(f"{path} has {' and '.join(splits)} but no train: `fgvc evaluate` scores a model on it")
@@ -78,9 +80,9 @@ def folder_files(*, root: str, test_fraction: float = 0.25) -> Files:
     for name in ("val", "test"):
         if strangers := _strangers(splits.get(name, {}), classes):
             raise ValueError(f"{path}: {name} has classes that train has not: {strangers}")
-    items = {name: _items(path, name, by_class, classes) for name, by_class in splits.items()}
+    items = {name: _items(name, by_class, classes) for name, by_class in splits.items()}
     if len(items) > 1:
-        return _files(path, classes, found, "split as its folders say", **items)
+        return _files(path, classes, found, "split as it says", **items)
     (together,) = items.values()
     labels = torch.tensor([item.label for item in together])
     kept, held = hold_out([item.key for item in together], labels, fraction=test_fraction)
@@ -100,9 +102,7 @@ def labeled_files(*, root: str, classes: Sequence[str], split: str | None = None
         FileNotFoundError: no such folder.
         ValueError: classes that the model does not know, or a layout that is none of these.
     """
-    path = _open(root)
-    found = images_below(path)
-    splits = _by_split(path, found)
+    path, splits, found = _open(root)
     chosen = "all" if "all" in splits else split or next(name for name in ("test", "val", "train") if name in splits)
     if chosen not in splits:
         raise ValueError(f"{path} has no {chosen}, but {' and '.join(splits)}")
@@ -110,24 +110,25 @@ def labeled_files(*, root: str, classes: Sequence[str], split: str | None = None
     if strangers := _strangers(splits[chosen], names):
         raise ValueError(f"{path} has classes that the model does not know: {strangers}; it knows {some(names)}")
     how = "all of it" if chosen == "all" else f"its {chosen}"
-    return _files(path, classes, found, how, test=_items(path, chosen, splits[chosen], names))
+    return _files(path, classes, found, how, test=_items(chosen, splits[chosen], names))
 
 
-def _open(root: str) -> Path:
+def _open(root: str) -> tuple[Path, dict[str, dict[str, list[tuple[Path, str]]]], Found]:
+    """The folder or table, its images by split and class, and what is passed over."""
     path = data_root(root)
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return path, *read_table(path, SPLITS)
     if path.is_file():
-        what = (
-            "an archive: unpack it and give"
-            if path.suffix in (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip")
-            else "a file: give"
-        )
+        archive = path.suffix in (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip")
+        what = "an archive: unpack it and give" if archive else "a file: give a CSV of labels or"
         raise ValueError(f"{path} is {what} the folder that holds one folder of images per class")
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not there: give the folder that holds one folder of images per class")
-    return path
+    found = images_below(path)
+    return path, _by_split(path, found), found
 
 
-def _by_split(path: Path, found: Found) -> dict[str, dict[str, list[Path]]]:
+def _by_split(path: Path, found: Found) -> dict[str, dict[str, list[tuple[Path, str]]]]:
     """Split → class → images, with the one split ``all`` where the classes lie on top; drops images without a class.
 
     A folder named like a split is one if it holds folders of images. So a class may be called ``train`` too.
@@ -163,13 +164,14 @@ def _by_split(path: Path, found: Found) -> dict[str, dict[str, list[Path]]]:
     return {role: _by_class(path / name, found) for role, name in sorted(zip(roles, splits, strict=True))}
 
 
-def _by_class(place: Path, found: Found) -> dict[str, list[Path]]:
+def _by_class(place: Path, found: Found) -> dict[str, list[tuple[Path, str]]]:
     """Class → images, none for an empty folder; drops images that lie beside the class folders."""
     folders = [child for child in place.iterdir() if child.is_dir() and not is_hidden(child.name)]
-    by_class: dict[str, list[Path]] = {_class_name(child): [] for child in folders}
+    by_class: dict[str, list[tuple[Path, str]]] = {_class_name(child): [] for child in folders}
     for image in found.images:
         if image.is_relative_to(place) and image.parent != place:
-            by_class[_class_name(place / image.relative_to(place).parts[0])].append(image)
+            first, *rest = image.relative_to(place).parts
+            by_class[_class_name(place / first)].append((image, "/".join(rest)))
     found.drop(place, f"beside the folders of the classes in {place.name}", below=False)
     return by_class
 
@@ -188,15 +190,14 @@ def _strangers(by_class: ByClass, classes: Sequence[str]) -> str:
     return some(sorted(name for name, images in by_class.items() if images and name not in classes))
 
 
-def _items(path: Path, split: str, by_class: ByClass, classes: Sequence[str]) -> list[Item]:
+def _items(split: str, by_class: ByClass, classes: Sequence[str]) -> list[Item]:
     """Keys hold the names of split, class and file: not the folder's, so that a copy is split the same."""
-    items = []
-    for label, name in enumerate(classes):
-        for image in by_class.get(name, ()):
-            parts = image.relative_to(path).parts[1 if split == "all" else 2 :]
-            key = "/".join(([] if split == "all" else [split]) + [name, *parts])
-            items.append(Item(image, unicodedata.normalize("NFC", key), label))
-    return items
+    above = "" if split == "all" else f"{split}/"
+    return [
+        Item(image, unicodedata.normalize("NFC", f"{above}{class_name}/{name}"), label)
+        for label, class_name in enumerate(classes)
+        for image, name in by_class.get(class_name, ())
+    ]
 
 
 def _files(
@@ -210,7 +211,7 @@ def _files(
 ) -> Files:
     passed = f"; passed over: {counted(found.others)}" if found.others else ""
     return Files(
-        path.name,
+        path.stem if path.is_file() else path.name,
         tuple(classes),
         train,
         test,

@@ -105,7 +105,7 @@ class TestLayouts:
         assert data.classes == ("crow", "owl", "wren")
         assert [len(data.train), len(data.val), len(data.test)] == [15, 6, 9]
         assert data.val.keys[0] == "val/crow/0.png"  # by the split's own name, whatever the folder's
-        assert data.summary.endswith("; split as its folders say")
+        assert data.summary.endswith("; split as it says")
 
     def test_train_and_val(self, tmp_path):
         fill(tmp_path / "set" / "train")
@@ -196,7 +196,7 @@ class TestRefused:
         (tmp_path / "birds.zip").write_bytes(b"PK")
         self.refused(tmp_path / "birds.zip", r"birds\.zip is an archive: unpack it and give the folder that holds")
         (tmp_path / "list.txt").write_text("")
-        self.refused(tmp_path / "list.txt", r"list\.txt is a file: give the folder that holds")
+        self.refused(tmp_path / "list.txt", r"list\.txt is a file: give a CSV of labels or the folder that holds")
 
     def test_without_images_or_without_classes(self, tmp_path):
         (tmp_path / "empty").mkdir()
@@ -269,3 +269,85 @@ class TestLabeled:
         expected = "classes that the model does not know: 'kiwi', 'moa'; it knows 'crow', 'emu', 'owl', 'wren'"
         with pytest.raises(ValueError, match=expected):
             self.keys(root)
+
+
+class TestTable:
+    """Labels from a CSV."""
+
+    @pytest.fixture
+    def photos(self, tmp_path):
+        for i in range(12):
+            save(tmp_path / "photos" / f"IMG {i:02d}.JPG")
+        return tmp_path
+
+    def table(self, photos, text, *, name="birds.csv", encoding="utf8"):
+        (photos / name).write_text(text, encoding=encoding)
+        return str(photos / name)
+
+    def rows(self, *, split=None, delimiter=","):
+        labels = ["wren"] * 4 + ["crow"] * 4 + ["Möwe"] * 4
+        header = ["file", "label", *(["split"] if split else [])]
+        rows = [
+            [f"photos/IMG {i:02d}.JPG", label, *([split[i % 4]] if split else [])] for i, label in enumerate(labels)
+        ]
+        return "\n".join(delimiter.join(row) for row in [header, *rows]) + "\n"
+
+    def test_without_splits_it_is_split_like_a_folder(self, photos):
+        data = load("folder", root=self.table(photos, self.rows()), image_size=8)
+        assert data.name == "birds"
+        assert data.classes == ("Möwe", "crow", "wren")
+        assert [len(data.train), len(data.val), len(data.test)] == [6, 3, 3]
+        for split in (data.train, data.val, data.test):
+            for key, label in zip(split.keys, split.labels.tolist(), strict=True):
+                name, number = key.split("/")[0], int(key[-6:-4])
+                assert data.classes[label] == name == ["wren", "crow", "Möwe"][number // 4]
+
+    @pytest.mark.parametrize(("delimiter", "encoding"), [(",", "utf8"), (";", "utf-8-sig"), ("\t", "utf8")])
+    def test_with_splits_as_spreadsheets_write_it(self, photos, delimiter, encoding):
+        text = self.rows(split=["train", "Train", "valid", "test"], delimiter=delimiter)
+        chosen = listed(self.table(photos, text, encoding=encoding))
+        assert [len(chosen[split]) for split in ("train", "val", "test")] == [6, 3, 3]
+        assert chosen["val"] == [f"val/{c}/photos/IMG {i:02d}.JPG" for c, i in (("Möwe", 10), ("crow", 6), ("wren", 2))]
+
+    def test_to_score_a_model_on(self, photos):
+        files = labeled_files(root=self.table(photos, self.rows()), classes=("crow", "Möwe", "owl", "wren"))
+        assert [item.label for item in files.test] == [0] * 4 + [1] * 4 + [3] * 4
+        with pytest.raises(ValueError, match=r"birds\.csv has classes that the model does not know: 'Möwe'"):
+            labeled_files(root=str(photos / "birds.csv"), classes=("crow", "owl", "wren"))
+
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            ("name,class\na,b\n", "must begin with the columns file,label or file,label,split, got 'name,class'"),
+            (
+                "file,label\nphotos/IMG 00.JPG,\n",
+                "line 2: every image needs a file and a label, got 'photos/IMG 00.JPG', ''",
+            ),
+            (
+                "file,label,split\nphotos/IMG 00.JPG,a,\n",
+                "line 2: every image needs a file, a label and a split of train, val or test, got",
+            ),
+            (
+                "file,label\nphotos/IMG 00.JPG,a\nphotos/IMG 00.JPG,b\n",
+                "line 3: photos/IMG 00.JPG is there twice, and one image has one label",
+            ),
+            ("file,label\nx.jpg,a\ny.jpg,b\n", r"names 2 files that are not in .*: 'x.jpg', 'y.jpg'"),
+            ("file,label\n", "names no image that can be read"),
+            ("file,label\nphotos/IMG 00.JPG,a\n", "has one class, 'a'"),
+        ],
+    )
+    def test_what_is_wrong_is_told_with_its_line(self, photos, text, sentence):
+        with pytest.raises(ValueError, match=sentence):
+            folder_files(root=self.table(photos, text))
+
+    def test_a_table_that_is_not_utf8_is_told(self, photos):
+        with pytest.raises(ValueError, match=r"birds\.csv is not UTF-8: save it as that"):
+            folder_files(root=self.table(photos, self.rows(), encoding="latin1"))
+        quoted = self.rows().replace("file,label", '"file","label"')
+        assert len(folder_files(root=self.table(photos, quoted)).classes) == 3
+
+    def test_what_cannot_be_read_is_told(self, photos):
+        (photos / "photos" / "a.dng").write_bytes(b"")
+        root = self.table(photos, self.rows() + "photos/a.dng,wren\n")
+        with pytest.warns(UserWarning, match=r"birds: images passed over: 1 \.dng that cannot be read"):
+            load("folder", root=root, image_size=8)
