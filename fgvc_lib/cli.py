@@ -33,6 +33,7 @@ app = typer.Typer(
 PATHS = ("root",)
 """Settings that are text whatever they look like: a folder may be called 2024."""
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default the best there is.", metavar="D")]
+Images = Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE…")]
 Model = Annotated[Path, typer.Argument(help="Folder of `fgvc train`, or a model.pt.", metavar="MODEL")]
 
 
@@ -138,7 +139,7 @@ def evaluate(
 @app.command()
 def predict(
     model: Model,
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE…")],
+    images: Images,
     top: Annotated[int, typer.Option(help="Classes to show, best first.", metavar="N")] = 3,
     format: Annotated[str, typer.Option(help="text, json (a line per image) or csv.", metavar="F")] = "text",
     overlay: Annotated[
@@ -153,13 +154,11 @@ def predict(
         raise ValueError(f"format must be text, json or csv, got {format!r}")
     if top < 1 or batch_size < 1:
         raise ValueError(f"top and batch-size must be at least 1, got {top} and {batch_size}")
-    from fgvc_lib.train import Predictor, image_files
+    from fgvc_lib.train import Predictor
     from fgvc_lib.train.machine import pick_device
 
     predictor = Predictor.load(model, device=pick_device(device), batch_size=batch_size, flips=flips)
-    files, passed_over = image_files(images)
-    if passed_over:
-        print(f"passed over: {passed_over}", file=sys.stderr)
+    files = _image_files(images)
     table = csv.writer(sys.stdout, lineterminator="\n")
     if format == "csv":
         table.writerow(["file", "rank", "class", "probability"])
@@ -179,6 +178,60 @@ def predict(
                 table.writerow([file, rank, name, f"{value:.6f}"])
         else:
             print(f"{file}: " + ", ".join(f"{name} {value:.1%}" for name, value in best))
+    _tell_skipped(skipped, len(files))
+
+
+@app.command()
+def embed(
+    model: Model,
+    file: Annotated[Path, typer.Argument(help="To write: ends in .npz or .csv.", metavar="FILE")],
+    images: Images,
+    batch_size: Annotated[int, typer.Option(help="Images at once.", metavar="N")] = 32,
+    device: Device = None,
+) -> None:
+    """Write the features of image files, a row each: the arrays `embeddings` and `files`, or a table."""
+    if file.suffix not in (".npz", ".csv"):
+        raise ValueError(f"embeddings are written to a .npz or a .csv, got {file.name!r}")
+    from fgvc_lib.train import Predictor, write_embeddings
+    from fgvc_lib.train.machine import pick_device
+
+    predictor = Predictor.load(model, device=pick_device(device), batch_size=batch_size)
+    files = _image_files(images)
+    skipped: list[BadImage] = []
+    count, length = write_embeddings(file, predictor.stream(files, skipped=skipped))
+    _tell_skipped(skipped, len(files))
+    print(_json({"file": str(file), "images": count, "length": length}))
+
+
+@app.command()
+def neighbors(
+    model: Model,
+    images: Images,
+    count: Annotated[int, typer.Option(help="Training images to show, the nearest first.", metavar="N")] = 5,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder for pictures of each image beside them.", metavar="DIR")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Show which training images the model finds most like image files, and how like (the cosine of the features)."""
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    from fgvc_lib.data import load
+    from fgvc_lib.train import Neighbors, Predictor
+    from fgvc_lib.train.machine import pick_device
+
+    predictor = Predictor.load(model, device=pick_device(device))
+    near = Neighbors(predictor, load(predictor.info.config["data"], **predictor.info.config["data_args"]))
+    files = _image_files(images)
+    skipped: list[BadImage] = []
+    for i, prediction in enumerate(predictor.stream(files, skipped=skipped)):
+        found = near(prediction, count)
+        shown = ", ".join(f"{neighbor.label} {neighbor.similarity:.2f} ({neighbor.name})" for neighbor in found)
+        ((name, value),) = prediction.best(1)
+        print(f"{prediction.source!s}: {name} {value:.1%}; like {shown}")
+        if pictures is not None:
+            pictures.mkdir(parents=True, exist_ok=True)
+            near.picture(prediction, found).save(pictures / f"{i:04d}-{Path(str(prediction.source)).stem}.png")
     _tell_skipped(skipped, len(files))
 
 
@@ -231,6 +284,16 @@ def datasets() -> None:
 
     for name, make in DATASETS.items():
         _list(name, make, given=0)
+
+
+def _image_files(paths: list[Path]) -> list[Path]:
+    """The images among files and folders; says what is passed over."""
+    from fgvc_lib.train import image_files
+
+    files, passed_over = image_files(paths)
+    if passed_over:
+        print(f"passed over: {passed_over}", file=sys.stderr)
+    return files
 
 
 def _tell_skipped(skipped: list[BadImage], count: int) -> None:

@@ -55,7 +55,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "export", "methods", "datasets", "cache"])
+@pytest.mark.parametrize(
+    "command", ["", "train", "evaluate", "predict", "export", "methods", "datasets", "cache", "embed", "neighbors"]
+)
 def test_help_fits_one_screen(command: str, fgvc: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     status, out, _ = fgvc(*command.split(), "--help")
@@ -216,6 +218,8 @@ def test_the_cache_is_shown_and_cleared(fgvc: Run, elsewhere: Path) -> None:
         (["predict", "TRAINED", "PICTURES", "--top", "0"], "top and batch-size must be at least 1, got 0"),
         (["predict", "TRAINED", "EMPTY"], "has no images"),
         (["export", "TRAINED", "model.pth"], "an exported model ends in .pt2 or .onnx, got 'model.pth'"),
+        (["embed", "TRAINED", "a.txt", "PICTURES"], "embeddings are written to a .npz or a .csv, got 'a.txt'"),
+        (["neighbors", "TRAINED", "PICTURES", "--count", "0"], "count must be at least 1, got 0"),
         (["export", "nowhere", "model.pt2"], "no trained model at nowhere"),
         (["fly"], "No such command 'fly'"),
     ],
@@ -470,3 +474,35 @@ def test_resuming_after_the_folder_has_changed_says_how(fgvc: Run, painted: tupl
     with pytest.warns(UserWarning, match="belongs to another run"):
         err = fgvc("train", *options)[2]
     assert "images: none added or removed, but their contents or the preparation differ" in err
+
+
+def test_embed_writes_a_row_an_image(fgvc: Run, trained: Path, pictures: Path) -> None:
+    status, out, err = fgvc("embed", trained, "features.npz", pictures)
+    assert (status, json.loads(out)) == (0, {"file": "features.npz", "images": 2, "length": 32})
+    assert err == "passed over: 1 .txt\n"
+    with np.load("features.npz") as stored:
+        files, embeddings = stored["files"].tolist(), stored["embeddings"]
+    assert [Path(name).name for name in files] == ["gray.jpg", "red.png"]
+    assert (embeddings.shape, embeddings.dtype) == ((2, 32), np.float32)
+    assert fgvc("embed", trained, "features.csv", pictures / "red.png")[0] == 0
+    with Path("features.csv").open(newline="") as file:
+        header, row = csv.reader(file)
+    assert header == ["file", *map(str, range(32))]
+    assert row[0] == files[1]
+    assert np.array(row[1:], np.float32) == pytest.approx(embeddings[1], abs=1e-6)
+
+
+def test_neighbors_of_a_training_image_begin_with_itself(fgvc: Run, painted: tuple[Path, Path], tmp_path: Path) -> None:
+    photos, run = painted
+    with (run / "images.csv").open(newline="") as file:
+        chosen = next(row["file"] for row in csv.DictReader(file) if row["split"] == "train" and row["class"] == "rust")
+    status, out, _ = fgvc("neighbors", run, photos / chosen, "--count", 3, "--pictures", "near")
+    assert status == 0
+    found = out.partition("; like ")[2].split(", ")
+    assert found[0] == f"rust 1.00 ({chosen})"
+    assert [text.split()[0] for text in found] == ["rust"] * 3
+    (picture,) = Path("near").iterdir()
+    with Image.open(picture) as strip:
+        assert strip.size == (16 * 4 + 3, 16)
+        first, second = (np.asarray(strip.convert("RGB"))[:, x : x + 16] for x in (0, 17))
+    assert np.array_equal(first, second)

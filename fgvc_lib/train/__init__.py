@@ -5,9 +5,10 @@ Read ``trainer.py`` from top to bottom; every other file holds one part of it.
 
 from fgvc_lib.train.checkpoint import CheckpointError
 from fgvc_lib.train.evaluation import evaluate, predict
-from fgvc_lib.train.inference import Prediction, Predictor, image_files
+from fgvc_lib.train.inference import Prediction, Predictor, image_files, write_embeddings
 from fgvc_lib.train.machine import Stopped
 from fgvc_lib.train.model import Info, build, check_settings, load_trained, run_folder
+from fgvc_lib.train.neighbors import Neighbor, Neighbors
 from fgvc_lib.train.trainer import CompileError, Fitted, NonFiniteLoss, fit
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "CompileError",
     "Fitted",
     "Info",
+    "Neighbor",
+    "Neighbors",
     "NonFiniteLoss",
     "Prediction",
     "Predictor",
@@ -27,4 +30,5 @@ __all__ = [
     "load_trained",
     "predict",
     "run_folder",
+    "write_embeddings",
 ]

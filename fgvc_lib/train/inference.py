@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,7 @@ from fgvc_lib.data.images import EXTENSIONS, BadImage, read_image, square, to_rg
 from fgvc_lib.data.listing import counted, images_below
 from fgvc_lib.methods import Method
 from fgvc_lib.methods.base import Output
+from fgvc_lib.train.checkpoint import replacing
 from fgvc_lib.train.model import Info, load_trained
 
 Source = str | Path | bytes | Image.Image | np.ndarray
@@ -208,11 +210,44 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], str]:
     return files, ", ".join(passed)
 
 
+def write_embeddings(path: Path, predictions: Iterable[Prediction]) -> tuple[int, int]:
+    """Write a row for each prediction; nothing where there is none.
+
+    Args:
+        path: ends in ``.npz``, for the arrays ``embeddings`` ``(N, d)`` float32 and ``files`` ``(N,)``, or in ``.csv``.
+        predictions: of files.
+
+    Returns:
+        N and d.
+    """
+    found = [(str(prediction.source), known(prediction.embedding).numpy()) for prediction in predictions]
+    if not found:
+        return 0, 0
+    files, rows = [name for name, _ in found], np.stack([row for _, row in found])
+    with replacing(path) as temporary:
+        if path.suffix == ".npz":
+            with temporary.open("wb") as binary:
+                np.savez_compressed(binary, embeddings=rows, files=np.array(files))
+        else:
+            with temporary.open("w", newline="", encoding="utf8", errors="backslashreplace") as text:
+                table = csv.writer(text)
+                table.writerow(["file", *range(rows.shape[1])])
+                table.writerows([name, *row] for name, row in zip(files, rows.tolist(), strict=True))
+    return len(rows), rows.shape[1]
+
+
 def embedding(maps: dict[str, Tensor]) -> Tensor | None:
     """``(B, d)``: a method's own embedding, else the mean of its last features over all positions."""
     if "embedding" in maps:
         return maps["embedding"].float().cpu()
     return maps["features"].float().mean((2, 3)).cpu() if "features" in maps else None
+
+
+def known(embedding: Tensor | None) -> Tensor:
+    """The embedding, or an error that says that the method has none."""
+    if embedding is None:
+        raise ValueError("the method has neither an embedding nor features among its maps, so images cannot be compared")
+    return embedding
 
 
 def attention_map(maps: dict[str, Tensor]) -> Tensor | None:
