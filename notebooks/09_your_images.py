@@ -84,12 +84,11 @@ from fgvc_study.protocol import configuration
 from fgvc_study.tables import summarize
 from PIL import Image, ImageEnhance
 
-all_seeds = [seeds] if isinstance(seeds, int) else seeds
 photos = None  # the folder, once it is read
 drawn = not images
 root = images or "my_birds"
 limit = {} if per_class is None else {"per_class": per_class}
-splits = {"val_fraction": val_fraction, "seed": all_seeds[0], "skip_bad": True}
+splits = {"val_fraction": val_fraction, "seed": seeds[0], "skip_bad": True}
 base = configuration(
     dataset="folder",
     image_size=image_size,
@@ -374,14 +373,14 @@ variants = {}
 for name in methods:
     variants[name] = vary(base, method=name, method_args=method_args.get(name, {}))
 networks, frames = {}, []
-for seed in all_seeds:
+for seed in seeds:
     study = Study("09_your_images", seeds=[seed], device=device, train=train)
     networks[seed] = study.live(f"seed {seed}", variants, data=photos)
     frames.append(study.live_frame(networks[seed]))
 
 # %% tags=["table"]
 number = len(photos.classes)
-trained = networks[all_seeds[0]]
+trained = networks[seeds[0]]
 columns = {"training accuracy, %": "train_accuracy", "validation, %": "val_accuracy"}
 show_table(
     summarize(pd.concat(frames), columns, "method"),
@@ -858,7 +857,7 @@ except ModuleNotFoundError as missing:
 
 # %% tags=["output"]
 defaults = Config().to_dict()
-config = variants[choice].replace(seed=all_seeds[0])
+config = variants[choice].replace(seed=seeds[0])
 changed = {k: value for k, value in config.to_dict().items() if value != defaults[k]}
 Path("run.yaml").write_text(
     yaml.safe_dump(changed, sort_keys=False, allow_unicode=True),

@@ -246,7 +246,7 @@ def embedding(maps: dict[str, Tensor]) -> Tensor | None:
 def known(embedding: Tensor | None) -> Tensor:
     """The embedding, or an error that says that the method has none."""
     if embedding is None:
-        raise ValueError("the method has neither an embedding nor features among its maps, so images cannot be compared")
+        raise ValueError("the method has neither an embedding nor features among its maps: it cannot compare images")
     return embedding
 
 
