@@ -83,7 +83,7 @@ class ImageData:
 
     @property
     def summary(self) -> str:
-        """One line: how many classes and images, and how a folder was understood."""
+        """How many classes and images there are, and how a folder was understood, in one line."""
         counts = ((self.train, "training"), (self.val, "validation"), (self.test, "test"))
         images = ", ".join(f"{len(split):,} {word}" for split, word in counts if len(split))
         skipped = f"; {len(self.skipped)} unreadable files left out: {some(self.skipped)}" if self.skipped else ""

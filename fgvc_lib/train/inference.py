@@ -28,7 +28,7 @@ from fgvc_lib.train.checkpoint import replacing
 from fgvc_lib.train.model import Info, load_trained
 
 Source = str | Path | bytes | Image.Image | np.ndarray
-"""An image: path of a file, its bytes, a Pillow image of any mode, or uint8 ``(H, W)`` gray or ``(H, W, 3)`` RGB."""
+"""Path of an image file, its bytes, a Pillow image of any mode, or uint8 ``(H, W)`` gray or ``(H, W, 3)`` RGB."""
 
 
 @dataclass(frozen=True)

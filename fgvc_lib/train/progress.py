@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,14 @@ class ProgressBar:
                 self._writer.add_scalar(f"train/{name}", value, step)
             self._writer.add_scalar("train/lr", lr, step)
 
-    def epoch(self, step: int, row: Mapping[str, Any], terms: Sequence[str]) -> None:
-        """After an epoch, with its row of the history and the names of the loss terms in it."""
+    def epoch(self, step: int, row: Mapping[str, Any]) -> None:
+        """After an epoch, with its row of the history."""
         if not self._bar.disable:
             clock = self._bar.format_dict
             done = max(clock["n"] - clock["initial"], 1)
             left = self._bar.format_interval(clock["elapsed"] * (clock["total"] - clock["n"]) / done)
+            names = list(row)
+            terms = names[names.index("loss") + 1 : names.index("train_accuracy")]
             parts = f" ({', '.join(f'{name} {row[name]:.3f}' for name in terms)})" if len(terms) > 1 else ""
             accuracies = {name: row[f"{name}_accuracy"] for name in ("train", "val")}  # NaN without validation images
             shown = ", ".join(f"{name} {value:.1%}" for name, value in accuracies.items() if math.isfinite(value))

@@ -228,8 +228,7 @@ class Trainer:
                 bar.note(f"saved in {self.folder}")
             while self.at.step < self.total:
                 stopping = self.train_epoch(bar)
-                terms = list(self.at.sums)[:-1]  # the last one is the accuracy
-                bar.epoch(self.at.step, self.end_epoch(), terms)
+                bar.epoch(self.at.step, self.end_epoch())
                 self.save()
                 self.write_tables()
                 if stopping and self.at.step < self.total:

@@ -167,7 +167,7 @@ def test_a_resumed_run_is_shown_from_where_it_stands(tmp_path: Any, monkeypatch:
         assert str(bar._bar).startswith(" 40%")
         bar.step(5, {"ce": 1.5, "center": 0.25}, lr=0.1, images=8)
         assert "5/10" in str(bar._bar)
-        bar.epoch(5, {"train_accuracy": 0.5, "val_accuracy": 0.25, "val_loss": 2.0, "other": 1.0})
+        bar.epoch(5, {"epoch": 3, "loss": 1.75, "train_accuracy": 0.5, "val_accuracy": 0.25, "val_loss": 2.0})
     assert written == [
         (str(tmp_path), 4),
         ("train/ce", 1.5, 5),
