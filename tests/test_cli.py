@@ -328,7 +328,7 @@ def test_evaluating_another_folder_means_all_of_it(fgvc: Run, painted: tuple[Pat
     status, out, err = fgvc("evaluate", run, tmp_path / "new", "--device", "cpu")
     scores = json.loads(out)
     assert (status, scores["images"]) == (0, 10)
-    assert err == "new: 3 classes, 10 test images; all of it\n"
+    assert err == "new: 3 classes ('azure', 'möwe', 'rust'), 10 test images; all of it\n"
     assert scores["classes"] == {name: {"images": 5, "accuracy": 1.0} for name in ("azure", "rust")}
     assert scores["without_images"] == ["möwe"]
     # the same by a setting, or with folders for splits
@@ -443,7 +443,7 @@ def test_a_run_without_a_folder_is_kept_and_found_again(
     folder = json.loads(out)["folder"]
     assert status == 0
     assert folder.startswith("runs/photos-baseline-")
-    assert "photos: 3 classes, 15 training, 3 validation, 6 test images; 25% of each class held out for the test" in err
+    assert "photos: 3 classes ('azure', 'möwe', 'rust'), 15 training, 3 validation, 6 test images; 25% of each" in err
     assert f"saved in {folder}" in err
     assert "epoch 1: loss " in err
     assert {path.name for path in Path(folder).iterdir()} >= {"model.pt", "history.csv", "images.csv"}

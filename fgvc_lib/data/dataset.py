@@ -88,7 +88,8 @@ class ImageData:
         images = ", ".join(f"{len(split):,} {word}" for split, word in counts if len(split))
         skipped = f"; {len(self.skipped)} unreadable files left out: {some(self.skipped)}" if self.skipped else ""
         layout = f"; {self.layout}" if self.layout else ""
-        return f"{self.name}: {len(self.classes)} classes, {images} images{layout}{skipped}"
+        classes = f"{len(self.classes)} classes ({some(self.classes)})"
+        return f"{self.name}: {classes}, {images} images{layout}{skipped}"
 
     @property
     def image_size(self) -> int:

@@ -82,7 +82,7 @@ def folder_files(*, root: str, test_fraction: float = 0.25) -> Files:
             raise ValueError(f"{path}: {name} has classes that train has not: {strangers}")
     items = {name: _items(name, by_class, classes) for name, by_class in splits.items()}
     if len(items) > 1:
-        return _files(path, classes, found, "split as it says", **items)
+        return _files(path, classes, found, "split as given", **items)
     (together,) = items.values()
     labels = torch.tensor([item.label for item in together])
     kept, held = hold_out([item.key for item in together], labels, fraction=test_fraction)

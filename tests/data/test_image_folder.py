@@ -90,7 +90,8 @@ class TestLayouts:
         assert [s.labels.bincount().tolist() for s in (data.train, data.val, data.test)] == [[3] * 3, [1] * 3, [2] * 3]
         assert data.train.images.shape == (9, 3, 16, 16)
         assert data.summary == (
-            "set: 3 classes, 9 training, 3 validation, 6 test images; 34% of each class held out for the test"
+            "set: 3 classes ('crow', 'owl', 'wren'), 9 training, 3 validation, 6 test images; "
+            "34% of each class held out for the test"
         )
         assert [key.split("/")[0] for key in data.val.keys] == ["crow", "owl", "wren"]
 
@@ -105,7 +106,7 @@ class TestLayouts:
         assert data.classes == ("crow", "owl", "wren")
         assert [len(data.train), len(data.val), len(data.test)] == [15, 6, 9]
         assert data.val.keys[0] == "val/crow/0.png"  # by the split's own name, whatever the folder's
-        assert data.summary.endswith("; split as it says")
+        assert data.summary.endswith("; split as given")
 
     def test_train_and_val(self, tmp_path):
         fill(tmp_path / "set" / "train")

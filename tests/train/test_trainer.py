@@ -398,7 +398,7 @@ def test_progress_and_tensorboard(tmp_path: Any, capsys: pytest.CaptureFixture[s
 def test_a_line_and_a_row_for_every_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fitted = run(method="center", progress=True, epochs=3, folder=tmp_path)
     lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "step" not in line]
-    assert "tiny: 3 classes, 24 training, 7 validation, 5 test images" in lines
+    assert "tiny: 3 classes ('c0', 'c1', 'c2'), 24 training, 7 validation, 5 test images" in lines
     assert f"saved in {tmp_path}" in lines
     told = [line for line in lines if line.startswith("epoch ")]
     for row, line in zip(fitted.history, told, strict=True):
