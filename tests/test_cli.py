@@ -506,3 +506,17 @@ def test_neighbors_of_a_training_image_begin_with_itself(fgvc: Run, painted: tup
         assert strip.size == (16 * 4 + 3, 16)
         first, second = (np.asarray(strip.convert("RGB"))[:, x : x + 16] for x in (0, 17))
     assert np.array_equal(first, second)
+
+
+def test_a_stopped_run_says_where_it_is_saved(fgvc: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fgvc_lib.train import Stopped
+
+    def stop(*arguments: Any, folder: Path, **settings: Any) -> None:
+        assert folder.parts[0] == "runs"  # Ctrl-C loses nothing where no folder was named
+        raise Stopped([2])
+
+    monkeypatch.setattr("fgvc_lib.train.fit", stop)
+    status, out, err = fgvc("train", *SHORT)
+    assert (status, out) == (130, "")
+    assert err.startswith("stopped, and saved in runs/digits-baseline-")
+    assert err.endswith(": the same command resumes there\n")
