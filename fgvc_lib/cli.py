@@ -128,12 +128,12 @@ def evaluate(
         shown = {"data": data.name, "split": part}
         if data.fingerprint != info.data["fingerprint"]:
             print("note: this is not the data that the model was trained on", file=sys.stderr)
-    print(data.summary, file=sys.stderr)
     logits, labels = evaluation.predict(method.to(where), data, part, batch_size=batch_size, device=where)
     if report is None:
         report = (model if model.is_dir() else model.parent) / f"report-{'-'.join(shown.values())}"
     page = write_report(report, info, data, part, logits, labels)
-    print(_json({**shown, **evaluation.score(logits, labels, data.classes), "report": str(page)}))
+    scores = evaluation.score(logits, labels, data.classes)
+    print(_json({**shown, **scores, "summary": data.summary, "report": str(page)}))
 
 
 @app.command()
