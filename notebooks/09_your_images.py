@@ -59,6 +59,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -84,7 +85,6 @@ from fgvc_study.protocol import configuration
 from fgvc_study.tables import summarize
 from PIL import Image, ImageEnhance
 
-photos = None  # the folder, once it is read
 drawn = not images
 root = images or "my_birds"
 limit = {} if per_class is None else {"per_class": per_class}
@@ -186,6 +186,7 @@ with warnings.catch_warnings(record=True) as told:  # what is passed over, for o
 print(photos.summary)
 for warning in told:
     print(warning.message)
+warnings.filterwarnings("ignore", re.escape(f"{photos.name}: "))  # once is enough
 
 # %% [markdown]
 # **How many are there of each class?** Validation images choose (the method, the epochs, a threshold), test images only measure, once, at the end. So
@@ -375,7 +376,7 @@ for name in methods:
 networks, frames = {}, []
 for seed in seeds:
     study = Study("09_your_images", seeds=[seed], device=device, train=train)
-    networks[seed] = study.live(f"seed {seed}", variants, data=photos)
+    networks[seed] = study.live(f"seed {seed}", variants)
     frames.append(study.live_frame(networks[seed]))
 
 # %% tags=["table"]
