@@ -52,6 +52,7 @@ trials = {
 }
 trial_seeds = [100, 101]  # used for nothing else
 changes = {}  # of single methods, where another network or data set asks for them
+elsewhere = {}  # further data sets to compare on, each with the settings that differ there
 settings = {}  # further settings of all runs
 
 # %% tags=["setup", "hide-input"]
@@ -61,6 +62,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from fgvc_study import Study, benchmarks, ledger, published, vary
+from fgvc_study.experiment import table
 from fgvc_study.figures import COLORS, show, show_table, style
 from fgvc_study.protocol import configuration
 from fgvc_study.statistics import over_images, paired
@@ -329,11 +331,22 @@ compared = study.run(
     metrics=["correct", "cost"],
 )
 
+for name, other in elsewhere.items():
+    variants = {
+        method: vary(vary(config, lr=rates[method]), data=name, **other)
+        for method, config in methods().items()
+    }
+    study.run(f"compare on {name}", variants, metrics=["correct", "cost"])
+
 # %%
-photographs = study.recorded("compare", profile="photos")
+photographs = [
+    study.recorded(name, profile="photos")
+    for name in table("photos", study.chapter)
+    if name.startswith("compare")
+]
 tables = {
     runs["dataset"].dropna().iloc[0]: runs
-    for runs in (compared, photographs)
+    for runs in [compared, *photographs]
     if runs["measured"].any()
 }
 

@@ -22,6 +22,7 @@ OTHER = {  # where another value of the same type would mean nothing
     "settings": {"weight_decay": 0.125},
     "method_args": {"an": "argument"},
     "changes": {"MC-Loss": {"epochs": 3}},
+    "elsewhere": {"flowers": {}},
 }
 
 

@@ -12,8 +12,7 @@ from PIL import Image
 from fgvc_lib.config import Config
 from fgvc_lib.data import ImageData, Split
 from fgvc_lib.export import export
-from fgvc_lib.train import fit, load_trained
-from fgvc_lib.train.inference import predict_files
+from fgvc_lib.train import Predictor, fit, load_trained
 
 FAMILIES = ["tf_efficientnet_lite0", "mobilenetv3_small_050", "resnet10t", "regnetx_002", "convnext_atto"]
 
@@ -42,7 +41,7 @@ def test_a_network_of_every_family_trains_predicts_and_is_exported(name: str, da
     assert fitted.timing["steps"] == 2
     Image.fromarray(np.full((50, 70, 3), 200, np.uint8)).save(tmp_path / "photo.png")
     method, info = load_trained(tmp_path / "run")
-    (found,) = predict_files(method, info, [tmp_path / "photo.png"])
+    (found,) = Predictor(method, info)(tmp_path / "photo.png")
     assert float(found.probabilities.sum()) == pytest.approx(1, abs=1e-5)
     export(method, info, tmp_path / "model.pt2")  # compares what the file computes with the method
 
