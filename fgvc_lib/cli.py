@@ -39,12 +39,18 @@ Model = Annotated[Path, typer.Argument(help="Folder of `fgvc train`, or a model.
 
 @app.command()
 def train(
+    images: Annotated[
+        str | None, typer.Argument(help="Your photographs, a folder for each class.", metavar="[FOLDER]")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.", metavar="FILE")] = None,
     set_: Annotated[
         list[str], typer.Option("--set", "-s", help="Any setting, such as lr=0.1 or data_args.seed=1.", metavar="K=V")
     ] = [],  # noqa: B006 - typer copies it
     method: Annotated[str | None, typer.Option(help="See `fgvc methods`.", metavar="NAME")] = None,
-    backbone: Annotated[str | None, typer.Option(help="resnet, vgg or lenet_pp.", metavar="NAME")] = None,
+    backbone: Annotated[str | None, typer.Option(help="resnet, vgg, lenet_pp or timm.", metavar="NAME")] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained/--no-pretrained", help="Start a folder from ImageNet weights.")
+    ] = True,
     data: Annotated[str | None, typer.Option(help="See `fgvc datasets`.", metavar="NAME")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.", metavar="N")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.", metavar="N")] = None,
@@ -58,13 +64,25 @@ def train(
 ) -> None:
     """Train a method and print its scores as JSON.
 
-    Later settings win: FILE, then --set, then the options. On several GPUs: torchrun --nproc-per-node=4 -m fgvc_lib
-    train …
+    A folder of photographs fine-tunes a network that has seen ImageNet, unless a FILE or a backbone is given. Later
+    settings win: FILE, then --set, then the options. On several GPUs: torchrun --nproc-per-node=4 -m fgvc_lib train …
     """
     named = {"method": method, "backbone": backbone, "data": data, "epochs": epochs, "seed": seed}
     from fgvc_lib.config import Config
+    from fgvc_lib.fine_tuning import fine_tuning
 
+    if images is not None:
+        named["data"] = data = "folder"
+        set_ = [*set_, f"data_args.root={images}"]
+    of_folder = data == "folder" or "data=folder" in set_
+    tuned = of_folder and config is None and backbone is None and not any(s.startswith("backbone=") for s in set_)
+    if not pretrained and not tuned:
+        raise ValueError(
+            "--no-pretrained is for a folder without --config or --backbone: say backbone_args.pretrained=false"
+        )
     settings = {} if config is None else Config.from_yaml(config).to_dict()
+    if tuned:
+        settings = fine_tuning("", pretrained=pretrained).to_dict()
     _override(settings, set_)
     configured = Config.from_dict(settings | {key: value for key, value in named.items() if value is not None})
     from fgvc_lib.train import Stopped, check_settings, fit, run_folder

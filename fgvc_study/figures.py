@@ -39,11 +39,12 @@ def style() -> None:
     )
 
 
-def show(figure: Figure, *, name: str, caption: str, alt: str) -> None:
+def show(figure: Figure, *, name: str, caption: str, alt: str, drawing: bool = False) -> None:
     """Display a figure in a notebook with what a page needs of it, and close it.
 
     Args:
         figure: drawn.
+        drawing: lines and words alone, which stay sharp as SVG; else it becomes a picture of 160 dots an inch.
         name: for cross-references, ``fig-center-features`` say.
         caption: what is seen and what to look for; no numbers that a record should supply.
         alt: the same in words, for those who cannot see it.
@@ -51,12 +52,18 @@ def show(figure: Figure, *, name: str, caption: str, alt: str) -> None:
     from IPython.display import display
 
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    if drawing:
+        with plt.rc_context({"svg.hashsalt": name}):  # the same drawing is the same file
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+    else:
+        figure.savefig(buffer, format="png", dpi=160)
+    kind, image = ("image/svg+xml", buffer.getvalue().decode()) if drawing else ("image/png", buffer.getvalue())
+    width = round(figure.get_figwidth() * 96)  # of a page's pixels
     plt.close(figure)
     display(  # type: ignore[no-untyped-call]
-        {"image/png": buffer.getvalue(), "text/plain": alt},
+        {kind: image, "text/plain": alt},
         raw=True,
-        metadata={"name": name, "caption": caption, "alt": alt},
+        metadata={"name": name, "caption": caption, "alt": alt, kind: {"width": width}},
     )
 
 

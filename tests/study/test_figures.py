@@ -9,6 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from fgvc_study import figures
+from fgvc_study.diagrams import Diagram
 
 
 @pytest.fixture
@@ -35,8 +36,32 @@ def test_a_figure_is_a_png_with_its_words_and_is_closed(displayed):
     ((data, more),) = displayed
     assert data["image/png"].startswith(b"\x89PNG")
     assert data["text/plain"] == "In words."
-    assert more == {"raw": True, "metadata": {"name": "fig-a", "caption": "What is seen.", "alt": "In words."}}
+    words = {"name": "fig-a", "caption": "What is seen.", "alt": "In words."}
+    assert more == {"raw": True, "metadata": words | {"image/png": {"width": 96}}}  # an inch
     assert not plt.fignum_exists(figure.number)
+
+
+def test_a_drawing_is_an_svg_without_text_that_needs_a_font_and_the_same_each_time(displayed):
+    for _ in range(2):
+        diagram = Diagram(4, 1)
+        first, second = diagram.box("image", at=(0.7, 0.5)), diagram.stack("maps", at=(3, 0.5))
+        diagram.arrow(first, second, "(B, 3, H, W)")
+        figures.show(diagram.figure, name="fig-a", caption="What is seen.", alt="In words.", drawing=True)
+    (data, more), (again, _) = displayed
+    assert "<text" not in data["image/svg+xml"]
+    assert data == again
+    assert more["metadata"]["image/svg+xml"] == {"width": 384}
+
+
+def test_an_arrow_ends_at_the_edges_of_what_it_joins():
+    diagram = Diagram(4, 1)
+    diagram.arrow(diagram.box("a", at=(0.6, 0.5)), diagram.box("b", at=(3, 0.5)))
+    diagram.figure.canvas.draw()
+    arrow = diagram.axes.texts[-2].arrow_patch
+    ends = diagram.axes.transData.inverted().transform(arrow.get_path().vertices)[:, 0]
+    plt.close(diagram.figure)
+    assert ends[0] == pytest.approx(0.6 + 1.1 / 2, abs=0.1)
+    assert ends.max() == pytest.approx(3 - 1.1 / 2, abs=0.1)
 
 
 def test_the_style_does_without_a_frame_and_its_colors_are_distinct():
