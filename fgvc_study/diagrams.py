@@ -1,10 +1,10 @@
 """Diagrams of architectures: boxes for layers, stacks for feature maps, arrows with the shapes that flow along them.
 
-    diagram = Diagram(7, 2)
-    image = diagram.box("image", at=(0.6, 1))
-    maps = diagram.stack("features", at=(2.6, 1), color=COLORS[0])
-    diagram.arrow(image, maps, "(B, 3, H, W)")
-    show(diagram.figure, drawing=True, name="fig-…", caption="…", alt="…")
+diagram = Diagram(7, 2)
+image = diagram.box("image", at=(0.6, 1))
+maps = diagram.stack("features", at=(2.6, 1), color=COLORS[0])
+diagram.arrow(image, maps, "(B, 3, H, W)")
+show(diagram.figure, drawing=True, name="fig-…", caption="…", alt="…")
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Diagram:
         color: str = GRAY,
         count: int = 4,
     ) -> Patch:
-        """Feature maps: ``count`` sheets one behind the other, the front one centered ``at`` a point, ``text`` below."""
+        """Feature maps: ``count`` sheets, one behind the other, the front one ``at`` a point, ``text`` below."""
         for back in reversed(range(count)):
             low = at[0] - size[0] / 2 + 0.07 * back, at[1] - size[1] / 2 + 0.07 * back
             patch = Rectangle(low, *size, fc="white" if back else f"{color}44", ec=color, lw=1)
