@@ -32,7 +32,7 @@ app = typer.Typer(
 
 PATHS = ("root",)
 """Settings that are text whatever they look like: a folder may be called 2024."""
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default the best there is.", metavar="D")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; else the best there is.", metavar="D")]
 Images = Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE…")]
 Model = Annotated[Path, typer.Argument(help="Folder of `fgvc train`, or a model.pt.", metavar="MODEL")]
 
@@ -40,32 +40,31 @@ Model = Annotated[Path, typer.Argument(help="Folder of `fgvc train`, or a model.
 @app.command()
 def train(
     images: Annotated[
-        str | None, typer.Argument(help="Your photographs, a folder for each class.", metavar="[FOLDER]")
+        str | None, typer.Argument(help="Photographs, a folder for each class.", metavar="FOLDER")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.", metavar="FILE")] = None,
     set_: Annotated[
-        list[str], typer.Option("--set", "-s", help="Any setting, such as lr=0.1 or data_args.seed=1.", metavar="K=V")
+        list[str], typer.Option("--set", "-s", help="Any setting: lr=0.1, data_args.seed=1.", metavar="K=V")
     ] = [],  # noqa: B006 - typer copies it
     method: Annotated[str | None, typer.Option(help="See `fgvc methods`.", metavar="NAME")] = None,
     backbone: Annotated[str | None, typer.Option(help="resnet, vgg, lenet_pp or timm.", metavar="NAME")] = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained/--no-pretrained", help="Start a folder from ImageNet weights.")
+        bool, typer.Option("--pretrained/--no-pretrained", help="Of a folder's network.", show_default=False)
     ] = True,
     data: Annotated[str | None, typer.Option(help="See `fgvc datasets`.", metavar="NAME")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.", metavar="N")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.", metavar="N")] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="For what is saved; a run there is resumed. By default in runs/.", metavar="DIR")
+        Path | None, typer.Option(help="Keeps the run; by default in runs/.", metavar="DIR")
     ] = None,
-    save_every: Annotated[int | None, typer.Option(help="Checkpoint every N steps too.", metavar="N")] = None,
+    save_every: Annotated[int | None, typer.Option(help="A checkpoint every N steps.", metavar="N")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Scalars to DIR/tensorboard.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     device: Device = None,
 ) -> None:
-    """Train a method and print its scores as JSON.
+    """Train a method, from ImageNet weights on a FOLDER; the scores are JSON.
 
-    A folder of photographs fine-tunes a network that has seen ImageNet, unless a FILE or a backbone is given. Later
-    settings win: FILE, then --set, then the options. On several GPUs: torchrun --nproc-per-node=4 -m fgvc_lib train …
+    Later settings win: FILE, then --set, then the options. On several GPUs: torchrun --nproc-per-node=4 -m fgvc_lib …
     """
     named = {"method": method, "backbone": backbone, "data": data, "epochs": epochs, "seed": seed}
     from fgvc_lib.config import Config

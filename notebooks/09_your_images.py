@@ -13,43 +13,31 @@
 # %% [markdown]
 # # Your own images
 #
-# You have a folder of pictures, sorted into classes that look much alike. This chapter goes from there to a file that names the class
-# of a new picture: checks of the folder, training, an honest score, what is confused with what and why, when to abstain, and
+# You have a folder of pictures, sorted into classes that look much alike. This chapter takes it to a file that names the class of a
+# new picture: checks of the folder, training, a fair score, what is confused with what and why, when to abstain, and
 # the export. Every step is one call of `fgvc_lib`, in Python and on the command line.
 #
-# On this page the pictures are drawn: a folder of synthetic birds, with the faults that real folders have. For a folder of your own set `images` below.
-# If it holds photographs, also choose a network that has seen photographs before, and larger images:
+# On this page the pictures are drawn: a folder of synthetic birds, with the faults that real folders have. Set `images` below to a folder of your own;
+# everything else can stay. The network has seen ImageNet: few pictures are enough to tune it, and minutes on two CPU cores.
+# With a GPU, raise `image_size` to 224 or more.
 #
-# ```yaml
-# images: my_birds
-# image_size: 224
-# backbone: resnet18
-# pretrained: true
-# lr: 0.01
-# method_args:
-#   baseline: {head: bn_elu, pool: max}
-#   mutual_channel: {mu: 0.0005, lam: 10.0}
-# ```
-#
-# A batch holds at most all training images, whatever `batch_size` says. The chapter checks the folder before it trains, and trains anew whenever a setting or the folder has changed.
+# The chapter trains anew whenever a setting or the folder has changed, and loads what it has trained before.
 
 # %% tags=["parameters"]
 images = ""  # your folder, absolute or below FGVC_DATA; empty: drawn birds
-image_size = 64  # side of the squares that the network sees
-backbone = "small"
-pretrained = False  # start from ImageNet weights, which are fetched
-epochs = 30
+image_size = 128  # side of the squares that the network sees
+backbone = "tf_efficientnet_lite0"
+pretrained = True  # start from ImageNet weights
+epochs = 10
+scratch_epochs = 30  # of a small network with fresh weights beside it; 0: none
 batch_size = 32
-lr = 0.1
+lr = 0.1  # of new layers; pretrained ones learn at a tenth of it
 max_steps = None
-seeds = [0, 1, 2]  # the first one's network is used after the comparison
+seeds = [0]  # the first one's network is used after the comparison
 device = None  # the best there is
 train = "missing"  # "all" trains again what this folder was trained on before
 methods = ["baseline", "mutual_channel"]  # to compare, the simplest first
-method_args = {  # both with the same head, so that the loss alone is compared
-    "baseline": {"head": "bn_elu", "hidden": 128, "pool": "max"},
-    "mutual_channel": {"mu": 1.5, "lam": 4.44, "hidden": 128},
-}
+method_args = {"mutual_channel": {"mu": 0.005, "lam": 10.0, "hidden": 128}}
 per_class = None  # training images of each class, for a first, small try
 val_fraction = 0.2  # of the training images, held out to choose with
 settings = {}  # further settings of all runs
@@ -77,11 +65,13 @@ from fgvc_lib.data.files import select
 from fgvc_lib.data.image_folder import folder_files
 from fgvc_lib.data.images import read_image, square
 from fgvc_lib.export import export
+from fgvc_lib.fine_tuning import fine_tuning
+from fgvc_lib.report import confusion, confusion_figure
 from fgvc_lib.train import Predictor, load_trained, predict
 from fgvc_lib.train.inference import overlay
 from fgvc_study import Study, vary
 from fgvc_study.figures import COLORS, show, show_table, style
-from fgvc_study.protocol import configuration
+from fgvc_study.protocol import network
 from fgvc_study.tables import summarize
 from PIL import Image, ImageEnhance
 
@@ -89,17 +79,11 @@ drawn = not images
 root = images or "my_birds"
 limit = {} if per_class is None else {"per_class": per_class}
 splits = {"val_fraction": val_fraction, "seed": seeds[0], "skip_bad": True}
-base = configuration(
-    dataset="folder",
-    image_size=image_size,
-    backbone=backbone,
-    pretrained=pretrained,
-    epochs=epochs,
-    batch_size=batch_size,
-    lr=lr,
-    max_steps=max_steps,
-    settings={"data_args": {"root": root} | splits | limit},
-)
+base = fine_tuning(root, pretrained=pretrained)
+if backbone != base.backbone_args["name"]:
+    base = base.replace(**network(backbone, pretrained=pretrained))
+base = base.replace(epochs=epochs, batch_size=batch_size, lr=lr, max_steps=max_steps)
+base = vary(base, data_args={"image_size": image_size} | splits | limit)
 base = vary(base, **settings)
 options = base.data_args
 least = 0.97  # similarity from which two images are taken for one
@@ -132,7 +116,7 @@ if drawn:
     os.environ["FGVC_DATA"] = str(Path.cwd())  # relative names of folders start there
     for old in ("my_birds", "strangers", "looked"):
         shutil.rmtree(old, ignore_errors=True)
-    birds = load("birds")
+    birds = load("birds", image_size=image_size)
     mine = [
         0,
         1,
@@ -361,18 +345,23 @@ show(
 # | textures, things that occur together | Bilinear CNN | {doc}`/notebooks/04_bilinear_cnn` |
 # | pairs to compare, new classes to come | Center Loss: distances between features mean something | {doc}`/notebooks/02_center_loss` |
 #
-# What each of them gained in our measurements, and where nothing was gained, is in {doc}`/notebooks/08_evidence`. Here the plain network meets MC-Loss, with the same head and pooling, so that the head takes no credit for the loss;
-# `methods` takes any of `fgvc methods`, and `method_args` their settings. Photographs are few and networks large, so begin with a
-# network that has seen a million of them: `pretrained = True`. With ImageNet weights the official code of {footcite:t}`chang2020devil` weighs the loss
-# far less, as in the settings for photographs above. On this page a small network starts from
-# random weights.
+# What each of them gained in our measurements, and where nothing was gained, is in {doc}`/notebooks/08_evidence`. Here the plain network meets MC-Loss, weighed as its
+# official code weighs it for pretrained networks {footcite:p}`chang2020devil`; `methods` takes any of `fgvc methods`, and `method_args` their settings.
 #
-# Each network is kept under its settings and the fingerprint of the images, so a page that is run again loads it, and a folder that has grown is trained on anew.
+# All of them start from {py:func}`~fgvc_lib.fine_tuning.fine_tuning`: a network that has seen ImageNet, new layers that learn ten times as fast as the pretrained ones, and the first
+# three stages, half of the work, left as they are. What is that worth? Beside them stands a small network with fresh weights, on images of half
+# the size and for more epochs, which takes about as long.
 
 # %% tags=["experiment"]
 variants = {}
 for name in methods:
     variants[name] = vary(base, method=name, method_args=method_args.get(name, {}))
+if pretrained and scratch_epochs:
+    fresh = fine_tuning(root, pretrained=False)
+    fresh = fresh.replace(**network("small"), epochs=scratch_epochs, lr=lr)
+    fresh = fresh.replace(data_args=base.data_args, max_steps=max_steps)
+    half = {"image_size": image_size // 2}
+    variants["from scratch"] = vary(fresh, batch_size=base.batch_size, data_args=half)
 networks, frames = {}, []
 for seed in seeds:
     study = Study("09_your_images", seeds=[seed], device=device, train=train)
@@ -386,20 +375,22 @@ columns = {"training accuracy, %": "train_accuracy", "validation, %": "val_accur
 show_table(
     summarize(pd.concat(frames), columns, "method"),
     foot=f"Trained on this page with {len(photos.train)} images; {len(photos.val)} are "
-    "held out to choose with. Mean ± standard deviation over seeds.",
+    "held out to choose with."
+    + " Mean ± standard deviation over seeds."
+    * (len(seeds) > 1),
 )
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(
     1,
-    len(methods),
-    figsize=(4.6 * len(methods), 3.1),
+    len(trained),
+    figsize=(9.2, 3.1),
     sharey=True,
     squeeze=False,
 )
 axes = axes[0]
-for ax, (name, network) in zip(axes, trained.items(), strict=True):
-    history = network.record.history
+for ax, (name, live) in zip(axes, trained.items(), strict=True):
+    history = live.record.history
     steps = [epoch["epoch"] for epoch in history]
     val = 100 * np.array([epoch["val_accuracy"] for epoch in history])
     error = 100 * np.sqrt(val / 100 * (1 - val / 100) / len(photos.val))
@@ -447,13 +438,14 @@ def coin(b, c):
 
 assert coin(0, 5) == 2 / 32  # by hand: all five heads or all five tails
 right = {}
-for name, network in trained.items():
-    logits, labels = predict(network.method, photos, "val")
+for name, live in trained.items():
+    same = load("folder", **variants[name].data_args)  # at the network's own size
+    logits, labels = predict(live.method, same, "val")
     right[name] = logits.argmax(1) == labels
     count = int(right[name].sum())
     print(f"{name:<14} {count:>4} of {len(labels)} validation images right")
-choice = methods[0]
-for name in methods[1:]:
+choice, *others = trained
+for name in others:
     b = int((right[name] & ~right[choice]).sum())
     c = int((right[choice] & ~right[name]).sum())
     chance = coin(b, c)
@@ -461,6 +453,12 @@ for name in methods[1:]:
     if b > c and chance < 0.05:
         choice = name
 print(f"chosen: {choice}")
+if "from scratch" in right:
+    first = methods[0]
+    gain = 100 * float(
+        right[first].float().mean() - right["from scratch"].float().mean()
+    )
+    print(f"{first}, pretrained, minus from scratch: {gain:+.1f} points of validation")
 
 # %% [markdown]
 # The chapter goes on with the method that this rule chose, whichever it is. The test images had no say in it.
@@ -472,6 +470,7 @@ print(f"chosen: {choice}")
 # other files have transparent pixels, a palette or 16 bits. Training and use must do the same with them, so there is one preparation for both, `Predictor.prepare`.
 
 # %% tags=["output"]
+photos = load("folder", **variants[choice].data_args)  # at the chosen network's size
 record = trained[choice].record
 home = f"{choice}-{record.id[:6]}-{photos.fingerprint[:6]}"
 shutil.copytree(
@@ -523,32 +522,10 @@ print(f"{100 * accuracy:.1f} % of {len(labels)} images, ± {196 * error:.1f} poi
 print(f"at random {100 / number:.1f} %")
 
 # %% tags=["figure"]
-confusion = torch.zeros(number, number, dtype=torch.long)
-confusion.index_put_(
-    (labels, predicted),
-    torch.tensor(1),
-    accumulate=True,
-)  # (true, predicted)
-assert confusion.sum() == len(labels)
-assert confusion.diagonal().sum() == (predicted == labels).sum()
-figure, ax = plt.subplots(figsize=(6.2, 4.6))
-picture = ax.imshow(confusion, cmap="Blues")
-for t in range(number):
-    for p in range(number):
-        if confusion[t, p] and number <= 20:
-            ax.text(
-                p,
-                t,
-                int(confusion[t, p]),
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="white" if confusion[t, p] > confusion.max() / 2 else "black",
-            )
-ax.set_xticks(range(number), info.classes, rotation=45, ha="right", fontsize=8)
-ax.set_yticks(range(number), info.classes, fontsize=8)
-ax.set(xlabel="predicted", ylabel="true")
-ax.spines[:].set_visible(False)
+counts_of = confusion(labels, predicted, number)  # (true, predicted)
+assert counts_of.sum() == len(labels)
+assert counts_of.diagonal().sum() == (predicted == labels).sum()
+figure = confusion_figure(counts_of, info.classes)
 show(
     figure,
     name="fig-own-confusion",
@@ -564,7 +541,7 @@ show(
 #
 # Any of the methods can be asked: at which positions of the last map $F$ `(C, h, w)` does the logit $z_c$ of a class get its evidence? The gradient says how much the
 # logit would grow with each value of the map; gradient times value, summed over the channels, is what each position gave
-# (HiResCAM, Draelos and Carin, 2020; Grad-CAM, which averages the gradient over the positions first, blurs this for networks that pool by the maximum, as here):
+# (HiResCAM, Draelos and Carin, 2020; Grad-CAM, which averages the gradient over the positions first, blurs this where a network pools by the maximum):
 #
 # $$
 # M_c(u, v) = \operatorname{ReLU}\Bigl(\sum_k \frac{\partial z_c}{\partial F_{k,u,v}}\, F_{k,u,v}\Bigr) .
@@ -700,7 +677,7 @@ for i in wrong:
 # It changes no prediction. $T > 1$ says that the network was *over*confident, surer than it was right, and pulls the probabilities together; $T < 1$ says that it was *under*confident,
 # less sure than it was right, and pushes them apart. The left of {numref}`fig-own-calibration` shows test images before and after. With few validation images $T$ is itself uncertain: where the gap on
 # new images does not shrink, keep $T = 1$. With probabilities that can be trusted one can **abstain**: answer only above a threshold $\tau$, and send the rest to a human. We take the lowest
-# threshold that gives the `wanted` share of right answers *on validation images*, and see what it does on test images.
+# threshold that gives the `wanted` fraction of right answers *on validation images*, and see what it does on test images.
 
 # %% tags=["output"]
 val_logits, val_labels = predict(method, photos, "val")
@@ -714,7 +691,7 @@ print(f"T = {temperature:.2f}: {direction}confident on the validation images")
 
 
 def answered(logits, labels):
-    """For each threshold: confidence, share answered, share of those that is right."""
+    """For each threshold: confidence, fraction answered, fraction of those that is right."""
     p, guess = (logits / temperature).softmax(1).max(1)
     order = p.argsort(descending=True)
     count = torch.arange(1, len(p) + 1)
@@ -742,17 +719,17 @@ for t, color, mark, name in (
 axes[0].plot([0, 1], [0, 1], color="black", lw=0.8)
 axes[0].set(
     xlabel="confidence",
-    ylabel="share that is right",
+    ylabel="fraction that is right",
     xlim=(0, 1.02),
     ylim=(0, 1.05),
 )
 axes[0].legend(fontsize=8, loc="upper left")
-p, share, is_right = answered(logits, labels)
-axes[1].plot(100 * share, 100 * is_right, color=COLORS[0])
+p, given, is_right = answered(logits, labels)
+axes[1].plot(100 * given, 100 * is_right, color=COLORS[0])
 at = int((p >= tau).sum()) - 1
 if at >= 0:
     axes[1].plot(
-        100 * share[at],
+        100 * given[at],
         100 * is_right[at],
         "*",
         ms=14,
@@ -770,12 +747,12 @@ axes[1].set(
 show(
     figure,
     name="fig-own-calibration",
-    caption="Left: confidence against the share that is right, six groups of equally "
+    caption="Left: confidence against the fraction that is right, six groups of equally "
     "many test images with standard errors; on the line, confidence is what it says. "
     "Right: answering only the surest images. The star is the threshold chosen on "
     "validation images, the dotted line what it was chosen for.",
     alt="Two plots. Left, a reliability diagram before and after temperature scaling "
-    "beside the diagonal. Right, accuracy among answered images against the share "
+    "beside the diagonal. Right, accuracy among answered images against the fraction "
     "answered, with the chosen threshold marked.",
 )
 
@@ -854,7 +831,8 @@ except ModuleNotFoundError as missing:
 # %% [markdown]
 # ## The same on the command line
 #
-# Everything above without a line of Python. The settings go into a YAML file; what it leaves out has the library's defaults.
+# Everything above without a line of Python. On a folder of photographs it begins with `fgvc train my_birds`, which is what this page did with its first method, for a few more epochs.
+# Any other settings go into a YAML file; what it leaves out has the library's defaults.
 
 # %% tags=["output"]
 defaults = Config().to_dict()
@@ -868,7 +846,8 @@ print(Path("run.yaml").read_text())
 
 # %% [markdown]
 # `fgvc train` finds the finished run in the copy of its folder, so here it has only to evaluate. `fgvc` below is the command of that name, called from within the notebook. `train` and
-# `evaluate` print JSON, made to be read by programs; `predict` does so with `--format json`.
+# `evaluate` print JSON, made to be read by programs; `predict` does so with `--format json`. `evaluate` also writes a **report**, one HTML file with the worst classes, the pairs that are confused most
+# with their pictures, and the calibration. `neighbors` answers the field's *why?*: which training images does the network find most like this one?
 
 
 # %% tags=["output"]
@@ -891,11 +870,12 @@ fgvc(
     "looked",
     *on,
 )
+fgvc("neighbors", home, short(files["test"][0]), "--count", 3, *on)
 fgvc("export", home, "birds.pt2")
 assert len(list(Path("looked").glob("*.png"))) >= len(files["test"][:3])
 
 # %% [markdown]
-# `looked/` now holds the three pictures with the method's own map over them: the mean of its attention maps, or of the last features where it has none. Several GPUs, mixed precision, other methods and data sets are
+# `report-…` in the run's folder opens in a browser, and `looked/` holds the three pictures with the method's own map over them: the mean of its attention maps, or of the last features where it has none. Several GPUs, mixed precision, other methods and data sets are
 # settings of the same command: `fgvc train --help`, `fgvc methods`, `fgvc datasets`.
 #
 # ## Before you rely on it

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 Run = Callable[..., tuple[int, str, str]]
-SHORT = ["--quiet", "--device", "cpu", "-s", "max_steps=2", "-s", "batch_size=16", "-s", "backbone_args.width=8"]
+SHORT = ["--quiet", "--device", "cpu", "-s", "max_steps=2", "-s", "batch_size=16"]
+SHORT += ["--backbone", "resnet", "-s", "backbone_args.width=8"]
 
 
 @pytest.fixture(autouse=True)
@@ -287,6 +288,48 @@ def test_a_value_is_json_or_the_text_itself(text: str, value: Any, fgvc: Run, mo
 
 
 # a folder of photographs
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The configurations that would be trained."""
+    seen: list[Any] = []
+
+    def keep(config: Any, **_: Any) -> None:
+        seen.append(config)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("fgvc_lib.train.fit", keep)
+    return seen
+
+
+def test_a_folder_starts_from_pretrained_weights(fgvc: Run, asked: list[Any]) -> None:
+    fgvc("train", "my_birds", "-s", "lr=0.02", "--epochs", "5", "--method", "mutual_channel")
+    fgvc("train", "--data", "folder", "-s", "data_args.root=my_birds", "-s", "lr=0.02", "-s", "method=mutual_channel")
+    fgvc("train", "my_birds", "--no-pretrained")
+    first, second, fresh = asked
+    assert first == second.replace(epochs=5)
+    assert (first.lr, first.method, first.data_args["root"]) == (0.02, "mutual_channel", "my_birds")
+    assert (first.backbone_args["pretrained"], first.frozen_stages, first.backbone_lr_scale) == (True, 3, 0.1)
+    assert (fresh.backbone_args["pretrained"], fresh.frozen_stages, fresh.backbone_lr_scale) == (False, 0, 1.0)
+    assert fresh.backbone_args["name"] == first.backbone_args["name"]
+
+
+def test_a_file_or_a_backbone_of_one_s_own_is_not_mixed_with_fine_tuning(
+    fgvc: Run, asked: list[Any], tmp_path: Path
+) -> None:
+    from fgvc_lib.config import Config
+
+    (tmp_path / "own.yaml").write_text("{data: folder, data_args: {root: here}, lr: 0.3}")
+    fgvc("train", "--config", str(tmp_path / "own.yaml"))
+    fgvc("train", "here", "--backbone", "vgg")
+    fgvc("train", "here", "-s", "backbone=vgg")
+    file, option, setting = asked
+    assert file == Config(data="folder", data_args={"root": "here"}, lr=0.3)
+    assert option == setting == Config(data="folder", data_args={"root": "here"}, backbone="vgg")
+    status, _, err = fgvc("train", "here", "--backbone", "vgg", "--no-pretrained")
+    assert (status, len(asked)) == (2, 3)
+    assert "--no-pretrained is for a folder without --config or --backbone" in err
 
 
 COLORS = {"azure": (40, 90, 230), "möwe": (240, 240, 240), "rust": (190, 60, 20)}

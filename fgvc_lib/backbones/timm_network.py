@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 from torch import nn
@@ -76,10 +77,13 @@ def timm_network(
 
 def _timm() -> Any:
     try:
-        return importlib.import_module("timm")  # slow to import, and not everybody needs it
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress not found")  # of progress bars that nothing shows
+            return importlib.import_module("timm")  # slow to import, and not everybody needs it
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"this backbone needs the package {error.name}, which is not installed: pip install fgvc-lib[pretrained]"
+            f"this backbone needs the package {error.name}, which is not installed: pip install fgvc-lib[pretrained], "
+            "or choose another backbone, such as resnet"
         ) from error
 
 

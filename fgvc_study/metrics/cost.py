@@ -23,10 +23,13 @@ def cost(method: Method, data: ImageData, device: str) -> dict[str, float | np.n
 
     # a parameter that no gradient of the prediction reaches is not read
     method.eval()
-    logits = method(images[:2]).logits
-    grads = torch.autograd.grad(logits.sum(), list(method.parameters()), allow_unused=True)
-    used = zip(method.parameters(), grads, strict=True)
-    found["parameters_used"] = float(sum(p.numel() for p, g in used if g is not None))
+    parameters = list(method.parameters())
+    frozen = [p for p in parameters if not p.requires_grad]
+    method.requires_grad_(True)
+    grads = torch.autograd.grad(method(images[:2]).logits.sum(), parameters, allow_unused=True)
+    found["parameters_used"] = float(sum(p.numel() for p, g in zip(parameters, grads, strict=True) if g is not None))
+    for parameter in frozen:
+        parameter.requires_grad_(False)
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         method(images[:1])

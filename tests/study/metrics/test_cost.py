@@ -25,6 +25,19 @@ def test_cost_by_hand_and_leaves_the_method_as_it_was():
     assert method.shared_generator.initial_seed() == 5
 
 
+def test_what_is_frozen_is_read_too_and_makes_a_step_cheaper():
+    data, costs = load("digits"), []
+    for frozen in (False, True):
+        method = Center(lenet_pp(feature_dim=2), 10)
+        first = method.backbone.blocks[method.backbone.stages[0]].requires_grad_(not frozen)
+        costs.append(cost(method, data, "cpu"))
+        assert all(p.requires_grad != frozen for p in first.parameters())
+    whole, part = costs
+    assert part["parameters_used"] == whole["parameters_used"] == whole["parameters"]
+    assert part["multiply_adds"] == whole["multiply_adds"]
+    assert part["train_multiply_adds"] < whole["train_multiply_adds"]
+
+
 def test_correct_is_one_bit_an_image():
     data = load("digits")
     found = correct(Center(lenet_pp(feature_dim=2), 10), data, "cpu")["test"]
