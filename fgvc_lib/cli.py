@@ -54,9 +54,7 @@ def train(
     data: Annotated[str | None, typer.Option(help="See `fgvc datasets`.", metavar="NAME")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.", metavar="N")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.", metavar="N")] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Keeps the run; by default in runs/.", metavar="DIR")
-    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Keeps the run; by default in runs/.", metavar="DIR")] = None,
     save_every: Annotated[int | None, typer.Option(help="A checkpoint every N steps.", metavar="N")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Scalars to DIR/tensorboard.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -64,7 +62,7 @@ def train(
 ) -> None:
     """Train a method, from ImageNet weights on a FOLDER; the scores are JSON.
 
-    Later settings win: FILE, then --set, then the options. On several GPUs: torchrun --nproc-per-node=4 -m fgvc_lib …
+    Later settings win: FILE, --set, options. Several GPUs: torchrun … -m fgvc_lib
     """
     named = {"method": method, "backbone": backbone, "data": data, "epochs": epochs, "seed": seed}
     from fgvc_lib.config import Config
