@@ -62,7 +62,7 @@ def train(
 ) -> None:
     """Train a method, from ImageNet weights on a FOLDER; the scores are JSON.
 
-    Later settings win: FILE, --set, options. Several GPUs: torchrun … -m fgvc_lib
+    Later settings win: FILE, --set, options. On GPUs: torchrun … -m fgvc_lib
     """
     named = {"method": method, "backbone": backbone, "data": data, "epochs": epochs, "seed": seed}
     from fgvc_lib.config import Config
