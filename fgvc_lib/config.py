@@ -53,8 +53,16 @@ class Config(BaseModel):
         milestones, gamma: of the step schedule.
         warmup: fraction of each phase with linear warm-up.
         label_smoothing: of the cross-entropy terms.
+        class_weights: ``balanced`` weighs the cross-entropy of a class by N / (C n), the inverse of how many of the N
+            training images are of it; None weighs all images alike.
+        balanced_batches: batches hold every class equally often, rare ones repeated.
         grad_clip_norm: largest gradient norm, None for no clipping.
         ema_decay: decay of the averaged weights that are evaluated and saved, None for the weights themselves.
+        keep: the weights of the ``last`` epoch, or of the ``best`` by validation accuracy, then loss. The best of many
+            epochs looks better on the validation images than it is.
+        patience: stop after so many epochs without a better one; None for never.
+        start: a ``model.pt``, or the folder of a run, whose weights are the first ones, as far as names and shapes
+            agree: for more epochs, or for other classes.
         precision: ``float32``, ``bfloat16`` or ``float16`` autocast, or ``auto``: bfloat16 where the GPU computes in it
             natively, float16 on older GPUs, float32 on a CPU.
         compile: run the method under ``torch.compile``.
@@ -90,8 +98,13 @@ class Config(BaseModel):
     gamma: float = 0.1
     warmup: Fraction = 0.0
     label_smoothing: Fraction = 0.0
+    class_weights: Literal["balanced"] | None = None
+    balanced_batches: bool = False
     grad_clip_norm: float | None = Field(None, gt=0)
     ema_decay: Fraction | None = None
+    keep: Literal["last", "best"] = "last"
+    patience: int | None = Field(None, ge=1)
+    start: str | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False
     seed: int = 0

@@ -93,9 +93,8 @@ def export(method: Method, info: Info, path: str | Path, *, rtol: float = 1e-3, 
         expected = {count: model(images[:count]) for count in (1, 3)}
     if expected[1].shape[1] != len(info.classes):
         raise ValueError(f"info names {len(info.classes)} classes, but the method has {expected[1].shape[1]}")
-    notes = json.dumps(
-        {"classes": info.classes, "resize": info.resize, "image_size": info.image_size}, ensure_ascii=False
-    )
+    prepared = {"resize": info.resize, "image_size": info.image_size, "letterbox": info.letterbox}
+    notes = json.dumps({"classes": info.classes, **prepared}, ensure_ascii=False)
 
     program = _trace(model, images)
     with replacing(path) as temporary:

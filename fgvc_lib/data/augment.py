@@ -7,6 +7,7 @@ uses its own rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -85,6 +86,27 @@ def random_color(images: Tensor, uniform: Tensor, size: int, *, strength: float 
     return images.mean(1, keepdim=True).lerp(images, saturation).clamp(0, 1)
 
 
+def random_vertical_flip(images: Tensor, uniform: Tensor, size: int) -> Tensor:
+    """Mirror every second image, by chance, top to bottom; ``uniform`` is ``(B, 1)``."""
+    return torch.where(uniform[:, :, None, None] < 0.5, images.flip(2), images)
+
+
+def random_rotation(images: Tensor, uniform: Tensor, size: int, *, degrees: float = 15.0) -> Tensor:
+    """Turn each image about its center, by up to ``degrees`` either way; the edge's pixels fill the corners.
+
+    Args:
+        images: ``(B, C, H, H)`` floats.
+        uniform: ``(B, 1)``.
+        size: unused; every augmentation has it.
+        degrees: largest angle.
+    """
+    angle = math.radians(degrees) * (2 * uniform[:, 0] - 1)  # (B,)
+    cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    theta = torch.stack([cosine, -sine, zero, sine, cosine, zero], 1).view(-1, 2, 3)  # (B, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
 class Augmentation(NamedTuple):
     """``apply(images, uniform, size)`` and how many uniform numbers it uses per image."""
 
@@ -96,6 +118,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "crop": Augmentation(2, random_crop),
     "resized_crop": Augmentation(3, random_resized_crop),
     "flip": Augmentation(1, random_flip),
+    "vertical_flip": Augmentation(1, random_vertical_flip),
+    "rotation": Augmentation(1, random_rotation),
     "color": Augmentation(3, random_color),
 }
 """Name in ``ImageData.augment`` → augmentation."""

@@ -6,7 +6,7 @@ normalized, cropped and flipped in batches on the training device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,7 +62,8 @@ class ImageData:
         classes: class names; ``labels`` index them.
         train, val, test: the splits; ``val`` is held out of the official training images.
         mean, std: per channel, of images scaled to [0, 1]; what normalization subtracts and divides by.
-        augment: names of the training augmentations, applied in order.
+        augment: the training augmentations, applied in order: names, or functions of one image ``(C, H, W)`` in [0, 1],
+            such as a ``torchvision.transforms.v2`` transform, which is slower and not part of a run's configuration.
         part_names: names of the parts in ``Split.parts``.
         skipped: files that could not be read and were left out, where that was asked for.
         layout: how somebody's own folder was understood.
@@ -76,7 +77,7 @@ class ImageData:
     test: Split
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augment: tuple[str, ...] = ()
+    augment: tuple[str | Callable[[Tensor], Tensor], ...] = ()
     part_names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     layout: str = ""

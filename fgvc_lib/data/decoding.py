@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ def decode_all(
     *,
     image_size: int = 224,
     resize: int | None = None,
+    letterbox: bool = False,
     classes: Classes | None = None,
     per_class: int | None = None,
     val_fraction: float = 0.1,
@@ -42,11 +44,13 @@ def decode_all(
     Args:
         files: the set's listing.
         image_size: side of the square images that a method sees.
-        resize: side to which the files are resized, both axes on their own; None for ``image_size``. If larger,
-            training crops at random from it and evaluation takes the center, the usual 512 → 448 protocol.
+        resize: side to which the files are resized; None for ``image_size``. If larger, training crops at random from
+            it and evaluation takes the center, the usual 512 → 448 protocol.
+        letterbox: keep the files' proportions, between gray bars, instead of resizing both axes on their own.
         classes, per_class, val_fraction, seed: see :func:`fgvc_lib.data.files.select`.
         skip_bad: leave files that cannot be read out and name them in ``ImageData.skipped``, instead of an error.
-        augment: names of :data:`fgvc_lib.data.augment.AUGMENTATIONS`.
+        augment: names of :data:`fgvc_lib.data.augment.AUGMENTATIONS`. ``ImageData.augment`` takes transforms of your
+            own too.
 
     Raises:
         ValueError: a file that cannot be read (its name and the reason), a class without a training image, or a
@@ -61,15 +65,16 @@ def decode_all(
     chosen = select(files, classes=classes, per_class=per_class, val_fraction=val_fraction, seed=seed)
     items = {"train": chosen.train, "val": chosen.val, "test": chosen.test}
     ends = {name: _ends(split) for name, split in items.items()}
-    fingerprint = _fingerprint(chosen, ends, {"image_size": image_size, "resize": resize, "skip_bad": skip_bad})
+    settings = {"image_size": image_size, "resize": resize, "skip_bad": skip_bad}
+    settings |= {"letterbox": True} if letterbox else {}
+    fingerprint = _fingerprint(chosen, ends, settings)
 
     def build(folder: Path) -> None:
         skipped = {}
         for name, split in items.items():
             side = resize if name == "train" else image_size
-            skipped[name] = _decode_split(
-                folder, name, split, resize=resize, side=side, upright=files.upright, skip_bad=skip_bad
-            )
+            load = partial(load_square, resize=resize, side=side, upright=files.upright, letterbox=letterbox)
+            skipped[name] = _decode_split(folder, name, split, load, side=side, skip_bad=skip_bad)
         (folder / "skipped.json").write_text(json.dumps(skipped))
 
     folder = cached(f"{files.name}-{fingerprint}", build)
@@ -81,7 +86,8 @@ def decode_all(
         good = [item for i, item in enumerate(split) if i not in bad]
         offset = 0 if name == "train" else (resize - image_size) // 2
         labels = torch.tensor([item.label for item in good], dtype=torch.long)
-        parts = _parts(good, np.load(folder / f"{name}_sizes.npy"), resize=resize, offset=offset)
+        sizes = np.load(folder / f"{name}_sizes.npy")
+        parts = _parts(good, sizes, resize=resize, offset=offset, letterbox=letterbox)
         keys = tuple(item.key for item in good)
         splits[name] = Split(open_array(folder / f"{name}_images.npy"), labels, parts, keys)
     missing = set(range(len(chosen.classes))) - set(splits["train"].labels.tolist())
@@ -124,12 +130,14 @@ def _warn(files: Files, ends: Mapping[str, Sequence[bytes]]) -> None:
         )
 
 
-def load_square(item: Item, *, resize: int, side: int, upright: bool) -> tuple[Image.Image, tuple[int, int]]:
+def load_square(
+    item: Item, *, resize: int, side: int, upright: bool, letterbox: bool = False
+) -> tuple[Image.Image, tuple[int, int]]:
     """The image resized to a square of ``resize``, cut to its center of ``side``; and the width and height it had."""
     image = read_image(item.path, upright=upright)
     if item.crop is not None:
         image = image.crop(item.crop)
-    return square(image, resize, crop=side), image.size
+    return square(image, resize, crop=side, letterbox=letterbox), image.size
 
 
 def _fingerprint(files: Files, ends: Mapping[str, Sequence[bytes]], settings: dict[str, int | bool]) -> str:
@@ -167,7 +175,13 @@ def _ends(items: Sequence[Item]) -> list[bytes]:
 
 
 def _decode_split(
-    folder: Path, name: str, items: Sequence[Item], *, resize: int, side: int, upright: bool, skip_bad: bool
+    folder: Path,
+    name: str,
+    items: Sequence[Item],
+    load: Callable[[Item], tuple[Image.Image, tuple[int, int]]],
+    *,
+    side: int,
+    skip_bad: bool,
 ) -> list[int]:
     """Decode ``items`` into ``folder``; the positions of those left out."""
     path = folder / f"{name}_images.npy"
@@ -177,7 +191,7 @@ def _decode_split(
 
     def decode(i: int) -> None:
         try:
-            image, sizes[i] = load_square(items[i], resize=resize, side=side, upright=upright)
+            image, sizes[i] = load(items[i])
             images[i] = np.asarray(image).transpose(2, 0, 1)
         except BadImage as error:
             if not skip_bad:
@@ -201,14 +215,19 @@ def _each(function: Callable[[int], None], count: int) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-def _parts(items: Sequence[Item], sizes: np.ndarray, *, resize: int, offset: int) -> dict[str, np.ndarray]:
+def _parts(
+    items: Sequence[Item], sizes: np.ndarray, *, resize: int, offset: int, letterbox: bool
+) -> dict[str, np.ndarray]:
     """Boxes and points moved with the resize and the center crop, float32, in pixels of the stored image."""
     parts: dict[str, np.ndarray] = {}
     scale = resize / np.maximum(sizes, 1)  # (N, 2), x y
+    if letterbox:
+        scale = scale.min(1, keepdims=True)  # (N, 1)
+    shift = ((resize - sizes * scale) / 2 - offset)[:, None]  # (N, 1, 2), of the bars and the crop
     if items and all(item.box is not None for item in items):
         boxes = np.array([item.box for item in items], np.float64).reshape(-1, 2, 2)
-        parts["object_boxes"] = (boxes * scale[:, None] - offset).reshape(-1, 4).astype(np.float32)
+        parts["object_boxes"] = (boxes * scale[:, None] + shift).reshape(-1, 4).astype(np.float32)
     if items and all(item.points is not None for item in items):
         points = np.stack([np.asarray(item.points, np.float64) for item in items])  # (N, P, 2)
-        parts["points"] = (points * scale[:, None] - offset).astype(np.float32)
+        parts["points"] = (points * scale[:, None] + shift).astype(np.float32)
     return parts

@@ -77,6 +77,7 @@ class Options(TypedDict, total=False):
 
     image_size: int
     resize: int | None
+    letterbox: bool
     classes: Classes | None
     per_class: int | None
     val_fraction: float

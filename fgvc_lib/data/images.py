@@ -21,6 +21,8 @@ EXTENSIONS = (
 """Files with these endings are images, in capitals too."""
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".jxl", ".nef", ".orf", ".raf", ".rw2")
 """So are these, but nothing here reads them."""
+GRAY = (124, 116, 104)
+"""ImageNet's mean, of the bars beside an image that keeps its proportions."""
 MAX_PIXELS = 100_000_000
 """Images with more pixels are refused before they are decoded."""
 
@@ -85,12 +87,21 @@ def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
     return image.convert("RGB")
 
 
-def square(image: Image.Image, size: int, *, crop: int | None = None) -> Image.Image:
-    """Resize to ``size`` × ``size``, both axes on their own, bilinear with anti-aliasing; ``crop`` cuts out the center.
+def square(image: Image.Image, size: int, *, crop: int | None = None, letterbox: bool = False) -> Image.Image:
+    """Resize to ``size`` × ``size``, bilinear with anti-aliasing; ``crop`` cuts out the center.
 
     Training, evaluation and prediction prepare every image by :func:`read_image` and this.
+
+    Args:
+        image: RGB.
+        size: of the square, in pixels.
+        crop: side of the center that is cut out.
+        letterbox: keep the image's proportions, between two gray bars; else both axes are resized on their own.
     """
-    resized = image.resize((size, size), Image.Resampling.BILINEAR)
+    if letterbox:
+        resized = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=GRAY)
+    else:
+        resized = image.resize((size, size), Image.Resampling.BILINEAR)
     if crop is None or crop == size:
         return resized
     edge = (size - crop) // 2

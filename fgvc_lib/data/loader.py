@@ -6,7 +6,7 @@ without replaying it, and the ranks of a distributed run together see the batche
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -75,7 +75,7 @@ class Loader:
                 f"batch_size {self.batch_size} is larger than the {split_name} split of {len(self.split)} images: "
                 "lower batch_size or take more images"
             )
-        unknown = [name for name in self.data.augment if name not in AUGMENTATIONS]
+        unknown = [name for name in self.data.augment if isinstance(name, str) and name not in AUGMENTATIONS]
         if unknown:
             raise ValueError(f"no augmentation {', '.join(unknown)}: choose from {', '.join(AUGMENTATIONS)}")
         if self.sampler is not None:
@@ -148,13 +148,26 @@ class Loader:
         if self.train:
             # drawn for the whole step, used for this rank's rows: the same images whatever the number of ranks
             generator, rows = _generator(self.seed, epoch, step), self._rows()
-            for name in self.data.augment:
-                draws, apply = AUGMENTATIONS[name]
+            for augmentation in self.data.augment:
+                if not isinstance(augmentation, str):
+                    images = self._transform(augmentation, images, epoch, step)
+                    continue
+                draws, apply = AUGMENTATIONS[augmentation]
                 uniform = torch.rand(self.batch_size, draws, generator=generator)
                 uniform = uniform[self.rank * rows : (self.rank + 1) * rows].to(self.device, non_blocking=True)
                 images = apply(images, uniform, size)
         images = center_crop(images, size)
         return ((images - self._mean) / self._std).contiguous(), labels, indices
+
+    def _transform(self, transform: Callable[[Tensor], Tensor], images: Tensor, epoch: int, step: int) -> Tensor:
+        """Each image by itself, with the global generator seeded for it, which such transforms draw from."""
+        first = self.rank * len(images)
+        with torch.random.fork_rng(devices=[]):
+            changed = []
+            for row, image in enumerate(images, first):
+                torch.manual_seed(_generator(self.seed, epoch, step, row).initial_seed())
+                changed.append(transform(image))
+        return torch.stack(changed)
 
 
 def balanced_order(labels: Tensor, p: int, k: int, *, count: int, generator: torch.Generator) -> Tensor:

@@ -70,6 +70,7 @@ class Method(nn.Module):
             ones it holds.
         sampler: ``None`` for plain shuffling, or ``(P, K)`` for batches of P classes × K images.
         label_smoothing: of :meth:`cross_entropy`; set by the run.
+        class_weights: ``(C,)``, of :meth:`cross_entropy`, which is then a weighted mean; set by the run.
         splits: how many equal parts a step computes its batch in, micro-batches × processes; set by the run, which
             averages gradients and terms over them. A term that is a sum over the batch multiplies by it to stay one.
     """
@@ -77,6 +78,7 @@ class Method(nn.Module):
     revision: int = 1
     sampler: tuple[int, int] | None = None
     label_smoothing: float = 0.0
+    class_weights: Tensor | None = None
     splits: int = 1
 
     def __init__(self) -> None:
@@ -116,9 +118,10 @@ class Method(nn.Module):
         return [Phase([{"params": list(self.parameters())}])]
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy in float32 (float64 for float64 logits), with the run's label smoothing."""
+        """Mean cross-entropy in float32 (float64 for float64 logits), with the run's label smoothing and weights."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        weights = None if self.class_weights is None else self.class_weights.to(logits)
+        return F.cross_entropy(logits, labels, weights, label_smoothing=self.label_smoothing)
 
     def check_batch(self, images: Tensor, labels: Tensor | None) -> Tensor | None:
         """Refuse a batch that no method can use, in one sentence; return its labels as int64."""

@@ -135,7 +135,14 @@ def labeled_folder(info: Info, root: str, *, split: str | None = None, skip_bad:
     if len(info.mean) != 3:
         raise ValueError(f"the model takes images of {len(info.mean)} channel, a folder has color images")
     files = labeled_files(root=root, classes=info.classes, split=split)
-    data = decode_all(files, image_size=info.image_size, resize=info.resize, val_fraction=0, skip_bad=skip_bad)
+    data = decode_all(
+        files,
+        image_size=info.image_size,
+        resize=info.resize,
+        letterbox=info.letterbox,
+        val_fraction=0,
+        skip_bad=skip_bad,
+    )
     return replace(data, mean=info.mean, std=info.std)
 
 

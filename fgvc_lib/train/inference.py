@@ -139,7 +139,8 @@ class Predictor:
         Raises:
             BadImage: it cannot be read.
         """
-        picture = square(_rgb(source), self.info.resize, crop=self.info.image_size)
+        info = self.info
+        picture = square(_rgb(source), info.resize, crop=info.image_size, letterbox=info.letterbox)
         return picture.convert("L") if len(self.info.mean) == 1 else picture
 
     def normalize(self, squares: Sequence[Image.Image]) -> Tensor:

@@ -93,6 +93,11 @@ class Info:
         """Side in pixels that an image is resized to, before its center of ``image_size`` is cut out."""
         return int(self.config.get("data_args", {}).get("resize") or self.image_size)
 
+    @property
+    def letterbox(self) -> bool:
+        """Whether an image keeps its proportions, between gray bars."""
+        return bool(self.config.get("data_args", {}).get("letterbox"))
+
 
 def describe(config: Config, data: ImageData) -> Info:
     """The :class:`Info` of a run."""
@@ -105,6 +110,29 @@ def describe(config: Config, data: ImageData) -> Info:
         image_size=data.image_size,
         version=__version__,
     )
+
+
+def start_from(method: Method, path: str | Path) -> str:
+    """Give ``method`` the weights of a trained one, as far as names and shapes agree; the classifier is fresh for other
+    classes.
+
+    Returns:
+        A hash of the weights that were read.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`load_trained`; or no weight of the backbone fits.
+    """
+    trained, _ = load_trained(path)
+    here, there = method.state_dict(), trained.state_dict()
+    same = {name: value for name, value in there.items() if name in here and here[name].shape == value.shape}
+    layers = [name for name in same if name.startswith("backbone.blocks.")]
+    if not layers:
+        raise ValueError(f"{path} has no layer of this backbone: start from a run with the same backbone")
+    method.load_state_dict(same, strict=False)
+    seen = hashlib.sha256()
+    for name, value in sorted(there.items()):
+        seen.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return seen.hexdigest()[:16]
 
 
 def run_folder(config: Config) -> Path:

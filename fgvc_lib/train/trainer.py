@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from fgvc_lib.train.checkpoint import (
 )
 from fgvc_lib.train.evaluation import evaluate
 from fgvc_lib.train.machine import Precision, Stopped
-from fgvc_lib.train.model import build, check_settings, describe, save_trained
+from fgvc_lib.train.model import build, check_settings, describe, save_trained, start_from
 from fgvc_lib.train.progress import ProgressBar
 from fgvc_lib.train.schedule import learning_rate, start_phase, stretches, train_mode
 from fgvc_lib.train.tables import changes, image_rows, write_table
@@ -62,7 +62,8 @@ class Fitted:
         history: a dict per epoch: ``epoch`` (from 1), ``phase``, ``lr`` (of the last step), ``loss`` and its terms
             (means over the epoch), ``train_accuracy`` (running: in training mode, on augmented images),
             ``val_accuracy``, ``val_loss``, ``seconds`` (of training).
-        final: ``train_accuracy``, ``val_accuracy``, ``val_loss`` of the last epoch, ``test_accuracy``, ``test_loss``.
+        final: ``train_accuracy``, ``val_accuracy``, ``val_loss`` of the epoch that is kept, the last unless
+            ``config.keep`` says the best; ``test_accuracy``, ``test_loss``.
         timing: ``train_seconds`` and ``evaluation_seconds``, ``images_per_second`` of training over all processes,
             ``steps``, ``skipped_steps`` (float16 overflows).
         memory: ``peak_bytes`` and ``source``, which says what was measured.
@@ -172,6 +173,9 @@ class Trainer:
         self.save_every, self.signals = save_every, signals
         self.rank, world = distributed.rank(), distributed.world_size()
 
+        if not len(data.val) and (config.keep == "best" or config.patience is not None):
+            raise ValueError(f"keep='best' and patience choose by validation images, but {data.name} holds none out")
+
         # the method and its averaged copy
         method = build(config, data).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if world > 1 and device.type == "cuda":
@@ -180,6 +184,10 @@ class Trainer:
         seed_everything(config.seed + self.rank)  # for what draws from the global generators, such as dropout
         self.method.seed(config.seed, self.rank)
         self.method.splits = world * config.grad_accum_steps
+        if config.class_weights == "balanced":
+            counts = data.train.labels.bincount(minlength=len(data.classes))
+            self.method.class_weights = (len(data.train) / (len(counts) * counts)).to(device)
+        started = None if config.start is None else start_from(self.method, config.start)
         self.ema: AveragedModel | None = None
         if config.ema_decay is not None:  # averages parameters, copies buffers
             average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
@@ -188,7 +196,8 @@ class Trainer:
         self.precision = Precision(config.precision, device)
 
         # its batches and its schedule
-        check_micro_batches(config, world, self.method.sampler)
+        sampler = self.method.sampler or ((1, 1) if config.balanced_batches else None)
+        check_micro_batches(config, world, sampler)
         self.loader = Loader(
             data,
             "train",
@@ -196,7 +205,7 @@ class Trainer:
             train=True,
             seed=config.seed,
             device=device,
-            sampler=self.method.sampler,
+            sampler=sampler,
             rank=self.rank,
             world_size=world,
         )
@@ -211,7 +220,9 @@ class Trainer:
         self.model: nn.Module = self.method  # compiled and distributed, from the first step on
         self.optimizer: torch.optim.Optimizer | None = None
         self.info = describe(config, data)
+        self.best: dict[str, Tensor] | None = None  # weights of the best epoch, where they are kept
         identity = {"config": config.to_dict(), "data": data.fingerprint, "processes": world}
+        identity |= {} if started is None else {"start": started}
         self.checkpoints = None if folder is None else Checkpoints(folder, identity)
         saved = self._saved() if self.rank == 0 else None
         self.saved = distributed.from_rank_0(saved)
@@ -226,7 +237,7 @@ class Trainer:
             bar.note(self.data.summary)
             if self.folder is not None:
                 bar.note(f"saved in {self.folder}")
-            while self.at.step < self.total:
+            while self.at.step < self.total and not self.out_of_patience():
                 stopping = self.train_epoch(bar)
                 bar.epoch(self.at.step, self.end_epoch())
                 self.save()
@@ -358,14 +369,25 @@ class Trainer:
             "seconds": self.at.epoch_seconds,
         }
         self.at.history.append(row)
+        if self.config.keep == "best" and best_epoch(self.at.history) == len(self.at.history) - 1:
+            self.best = {name: value.detach().clone() for name, value in self.evaluated.state_dict().items()}
         self.at.sums, self.at.steps, self.at.epoch_seconds = {}, 0, 0.0
         self.at.evaluation_seconds += time.perf_counter() - clock
         return row
 
+    def out_of_patience(self) -> bool:
+        """Whether too many epochs have passed since the best one."""
+        history, patience = self.at.history, self.config.patience
+        return patience is not None and bool(history) and len(history) - 1 - best_epoch(history) >= patience
+
     def finish(self) -> Fitted:
         """Evaluate on the test split, once, and write ``model.pt``."""
+        kept = self.at.history[-1]
+        if self.best is not None:
+            self.evaluated.load_state_dict(self.best)
+            kept = self.at.history[best_epoch(self.at.history)]
         test = evaluate(self.evaluated, self.data, "test")
-        final = {key: float(self.at.history[-1][key]) for key in ("train_accuracy", "val_accuracy", "val_loss")}
+        final = {key: float(kept[key]) for key in ("train_accuracy", "val_accuracy", "val_loss")}
         final |= {"test_accuracy": test["accuracy"], "test_loss": test["loss"]}
         seconds = sum(row["seconds"] for row in self.at.history)
         timing = {
@@ -419,6 +441,7 @@ class Trainer:
             "method": self.method.state_dict(),
             "shared_generator": self.method.shared_generator.get_state(),
             "ema": None if self.ema is None else self.ema.state_dict(),
+            "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
             "ranks": distributed.gather(own),
@@ -431,6 +454,7 @@ class Trainer:
         self.method.shared_generator.set_state(saved["shared_generator"])
         if self.ema is not None:
             self.ema.load_state_dict(saved["ema"])
+        self.best = saved["best"]
         self.precision.scaler.load_state_dict(saved["scaler"])
         own = saved["ranks"][self.rank]
         self.method.rank_generator.set_state(own["rank_generator"])
@@ -458,6 +482,11 @@ class Trainer:
                 "try a smaller lr, warm-up, clipping or float32",
                 step=self.at.step,
             )
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
+    """Position of the first row with the highest validation accuracy, and of those the lowest loss."""
+    return max(range(len(history)), key=lambda i: (history[i]["val_accuracy"], -history[i]["val_loss"], -i))
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, precision: Precision, *, grad_clip_norm: float | None) -> bool:

@@ -134,3 +134,16 @@ class TestParts:
         assert data.test.parts["object_boxes"].tolist() == [[-10, -10, 70, 30]]
         assert data.test.parts["points"][0, 0].tolist() == [30, 30]
         assert np.isnan(data.test.parts["points"][0, 1]).all()
+
+    def test_a_letterbox_keeps_proportions_and_moves_the_parts(self, tmp_path):
+        Image.new("RGB", (40, 20), (255, 0, 0)).save(tmp_path / "a.png")
+        item = Item(tmp_path / "a.png", "a.png", 0, box=(0, 0, 40, 10), points=np.array([[20.0, 10.0]]))
+        files = Files("toy", ("a",), [item], [item], part_names=("middle",))
+        data = decode_all(files, image_size=60, resize=80, val_fraction=0, letterbox=True)
+        assert data.fingerprint != decode_all(files, image_size=60, resize=80, val_fraction=0).fingerprint
+        red = (data.train.images[0, 0] == 255) & (data.train.images[0, 1] == 0)  # 80 × 40 of 80 × 80
+        assert red.all(1).nonzero()[0].tolist() == list(range(20, 60))
+        assert data.train.images[0, :, 0, 0].tolist() == [124, 116, 104]
+        assert data.train.parts["object_boxes"].tolist() == [[0, 20, 80, 40]]
+        assert data.train.parts["points"].tolist() == [[[40, 40]]]
+        assert data.test.parts["points"].tolist() == [[[30, 30]]]

@@ -16,6 +16,8 @@ from fgvc_lib.data.augment import (
     random_crop,
     random_flip,
     random_resized_crop,
+    random_rotation,
+    random_vertical_flip,
 )
 from fgvc_lib.data.loader import balanced_order
 
@@ -195,6 +197,16 @@ class TestAugmentations:
         out = random_flip(self.images[:2], torch.tensor([[0.4], [0.6]]), 8)
         assert torch.equal(out[0], self.images[0].flip(2))
         assert torch.equal(out[1], self.images[1])
+
+    def test_vertical_flip(self):
+        out = random_vertical_flip(self.images[:2], torch.tensor([[0.4], [0.6]]), 8)
+        assert torch.equal(out[0], self.images[0].flip(1))
+        assert torch.equal(out[1], self.images[1])
+
+    def test_rotation_by_a_right_angle_is_a_turn_of_the_pixels(self):
+        out = random_rotation(self.images[:2], torch.tensor([[1.0], [0.5]]), 8, degrees=90)
+        torch.testing.assert_close(out[0], self.images[0].rot90(1, (1, 2)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(out[1], self.images[1])
 
     def test_resized_crop_of_everything_is_the_image(self):
         out = random_resized_crop(self.images, torch.full((6, 3), 0.5), 8, scale=(1.0, 1.0))
