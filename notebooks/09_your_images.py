@@ -878,6 +878,19 @@ assert len(list(Path("looked").glob("*.png"))) >= len(files["test"][:3])
 # `report-…` in the run's folder opens in a browser, and `looked/` holds the three pictures with the method's own map over them: the mean of its attention maps, or of the last features where it has none. Several GPUs, mixed precision, other methods and data sets are
 # settings of the same command: `fgvc train --help`, `fgvc methods`, `fgvc datasets`.
 #
+# | You want | Say in the file, or after `--set` |
+# | --- | --- |
+# | rare classes to count as much as frequent ones | `class_weights: balanced`, or `balanced_batches: true` |
+# | the best epoch, and no epochs in vain | `keep: best`, `patience: 5` |
+# | more epochs of a finished run, or its weights for other classes | `start: run` |
+# | pictures in their proportions, not squeezed into squares | `data_args.letterbox: true` |
+# | pictures turned or upside down | `rotation`, `vertical_flip` in `data_args.augment` |
+# | every layer to learn, the lower ones more slowly | `frozen_stages: 0`, `layer_decay: 0.8` |
+# | AdamW | `optimizer: adamw`, `lr: 0.001` |
+# | fresh weights | `fgvc train my_birds --no-pretrained` |
+#
+# From Python, `augment` also takes transforms of your own, such as torchvision's: `fit(config, data=dataclasses.replace(data, augment=("flip", my_transform)))`.
+#
 # ## Before you rely on it
 #
 # 1. Test images from **another day, camera, place or person** than the training images: what a random split of one session promises is seldom kept.
