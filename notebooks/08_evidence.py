@@ -472,7 +472,7 @@ show(
 # %% [markdown]
 # ## An upper bound
 #
-# On the synthetic birds the deciding part is known. The same plain network, given nothing but that part, enlarged, bounds what
+# On the synthetic birds the discriminative part is known. The same plain network, given nothing but that part, enlarged, bounds what
 # finding it could gain. The bound is generous: the crop also betrays *which* part decides, and with that all but two of the twelve classes
 # are ruled out before the network has looked at anything.
 

@@ -38,8 +38,8 @@ class Repository:
 
     @property
     def install(self) -> str:
-        """The requirement that pip resolves to this repository's library."""
-        return f"fgvc-lib @ git+{self.url}@{self.branch}"
+        """The requirement that pip resolves to this repository's library and what carries its pretrained weights."""
+        return f"fgvc-lib[pretrained] @ git+{self.url}@{self.branch}"
 
     def colab(self, path: str) -> str:
         """The address that opens the notebook at ``path`` in Google Colab."""

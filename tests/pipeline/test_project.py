@@ -63,7 +63,7 @@ def test_an_unknown_profile_names_those_there_are(root):
 def test_addresses_come_from_the_repository_key(root):
     (root / "_config.yml").write_text("repository: {url: https://github.com/someone/things/, branch: dev}\n")
     home = project.repository()
-    assert home.install == "fgvc-lib @ git+https://github.com/someone/things@dev"
+    assert home.install == "fgvc-lib[pretrained] @ git+https://github.com/someone/things@dev"
     assert home.colab("notebooks/a.ipynb") == (
         "https://colab.research.google.com/github/someone/things/blob/dev/notebooks/a.ipynb"
     )

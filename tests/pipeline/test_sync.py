@@ -150,13 +150,13 @@ class TestInstallCell:
         assert command == [
             "install",
             "--quiet",
-            "fgvc-lib @ git+https://github.com/someone/things@dev",
+            "fgvc-lib[pretrained] @ git+https://github.com/someone/things@dev",
             "torch==2.12.1+cu128",
         ]
 
     def test_without_torch_pip_brings_it(self, run):
         (command,) = run(torch=None, library=False)
-        assert command[2:] == ["fgvc-lib @ git+https://github.com/someone/things@dev"]
+        assert command[2:] == ["fgvc-lib[pretrained] @ git+https://github.com/someone/things@dev"]
 
     def test_the_source_can_be_pointed_elsewhere(self, run):
         (command,) = run(torch="2.11.0", library=False, environment={"FGVC_INSTALL": "./fgvc_lib.whl"})
