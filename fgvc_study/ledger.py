@@ -10,6 +10,9 @@ the mean difference is taken. The claim is
 A claim of equality ("α matters little") is reproduced where the interval lies inside the band, not reproduced where it
 lies wholly outside. Claims that hold by construction name the test that checks them; claims about cost name the
 benchmark; what cannot be tested here says why.
+
+Of fifty intervals two or three miss by chance alone, so :func:`adjusted` judges them together (Benjamini and Hochberg,
+1995). A verdict whose sign changes when one seed is left out is called fragile.
 """
 
 from __future__ import annotations
@@ -18,12 +21,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 from pydantic import BaseModel, TypeAdapter
+from scipy import stats
 
 from fgvc_study import folders
 from fgvc_study.experiment import table
@@ -34,6 +39,8 @@ from fgvc_study.tables import frame
 SIDES = ("greater", "less", "equal")
 STRONGEST = ("paper", "photos", "quick")
 """Profiles, the one whose numbers say most first."""
+KINDS = {"experiment": "measured", "benchmark": "cost", "test": "by construction", "untestable": "untestable"}
+"""What a test names → what kind of claim it is."""
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "untestable here", "not measured yet")
 
 
@@ -47,6 +54,7 @@ class Claim(BaseModel, extra="forbid", frozen=True):
         source: where, with the certainty of our reading of it.
         chapter: the chapter that measures it, and ``anchor``: the figure or section there.
         test: how; one of the mappings that :func:`judge` knows.
+        written: when the claim was written down here.
     """
 
     id: str
@@ -56,6 +64,17 @@ class Claim(BaseModel, extra="forbid", frozen=True):
     chapter: str
     anchor: str
     test: Mapping[str, Any]
+    written: date
+
+    @property
+    def kind(self) -> str:
+        """``measured``, ``cost``, ``by construction`` or ``untestable``."""
+        return next(kind for key, kind in KINDS.items() if key in self.test)
+
+    @property
+    def own(self) -> bool:
+        """Whether the paper itself claims it."""
+        return self.source.startswith("paper")
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,9 @@ class Verdict:
         effect: mean difference, with ``low`` and ``high`` of its interval; NaN where there is none.
         unit: of the effect.
         seeds: pairs behind it.
+        p: of the test of no difference; NaN where there is none.
+        fragile: whether the sign of the effect changes when one seed is left out.
+        profile: whose runs were judged.
         why: in words: the test, the benchmark, or the reason.
         records: that it was computed from.
     """
@@ -77,6 +99,9 @@ class Verdict:
     high: float = math.nan
     unit: str = ""
     seeds: int = 0
+    p: float = math.nan
+    fragile: bool = False
+    profile: str = ""
     why: str = ""
     records: Sequence[Record] = field(default_factory=tuple)
 
@@ -107,8 +132,10 @@ def decide(low: float, high: float, *, side: str, band: float) -> str:
     return "reproduced" if low > 0 else "inconclusive"
 
 
-def judge(claim: Claim) -> Verdict:
+def judge(claim: Claim, profile: str | None = None) -> Verdict:
     """Compute the verdict of a claim from committed records and benchmarks.
+
+    The runs are those of ``profile``, or of the one that says most among those in which the claim is measured.
 
     ``claim.test`` is one of
 
@@ -127,30 +154,43 @@ def judge(claim: Claim) -> Verdict:
     if "benchmark" in test:
         return _judge_benchmark(test)
     others = test["b"] if isinstance(test.get("b"), list) else [test.get("b", test["a"])]
-    found = [_judge_pair(test, other) for other in others]
-    return max(
-        found, key=lambda v: ("reproduced", "inconclusive", "not reproduced", "not measured yet").index(v.verdict)
-    )
+    order = ("reproduced", "inconclusive", "not reproduced", "not measured yet")
+    for name in STRONGEST if profile is None else (profile,):
+        found = [_judge_pair(test, other, name) for other in others]
+        verdict = max(found, key=lambda v: order.index(v.verdict))
+        if verdict.verdict != "not measured yet":
+            break
+    return verdict
 
 
-def recorded(experiment: str) -> tuple[pd.DataFrame, dict[str, Record]]:
-    """The runs of ``<chapter>/<name>`` in the profile that says most of those with a record, and their records."""
+def adjusted(verdicts: Sequence[Verdict], *, level: float = 0.05) -> list[str]:
+    """The verdicts once more, with the false discovery rate of all that were tested for a difference held at ``level``.
+
+    A difference that does not stand among so many becomes inconclusive; other verdicts stay.
+    """
+    tested = [v for v in verdicts if not math.isnan(v.p)]
+    if not tested:
+        return [v.verdict for v in verdicts]
+    rates = dict(zip(map(id, tested), stats.false_discovery_control([v.p for v in tested]), strict=True))
+    excludes_zero = [v.low > 0 or v.high < 0 for v in verdicts]
+    return [
+        "inconclusive" if beyond and rates.get(id(v), 0.0) > level else v.verdict
+        for v, beyond in zip(verdicts, excludes_zero, strict=True)
+    ]
+
+
+def recorded(experiment: str, profile: str) -> tuple[pd.DataFrame, dict[str, Record]]:
+    """The runs of ``<chapter>/<name>`` in a profile, and their records; nothing where it has no such experiment."""
     chapter, name = experiment.split("/")
-    known = False
-    for profile in STRONGEST:
-        asked = table(profile, chapter).get(name)
-        if asked is not None:
-            known = True
-            records = find_all(asked.configs())
-            if records:
-                return frame(asked, records), records
-    if not known:
-        raise ValueError(f"no profile has an experiment {experiment}: is the claim's name right?")
-    return pd.DataFrame(), {}
+    asked = table(profile, chapter).get(name)
+    if asked is None:
+        return pd.DataFrame(), {}
+    records = find_all(asked.configs())
+    return (frame(asked, records), records) if records else (pd.DataFrame(), {})
 
 
-def _judge_pair(test: Mapping[str, Any], other: str) -> Verdict:
-    runs, records = recorded(test["experiment"])
+def _judge_pair(test: Mapping[str, Any], other: str, profile: str) -> Verdict:
+    runs, records = recorded(test["experiment"], profile)
     unit = test.get("unit", "")
     if not records:
         return Verdict("not measured yet", unit=unit, why=f"no record of {test['experiment']} yet")
@@ -174,6 +214,9 @@ def _judge_pair(test: Mapping[str, Any], other: str) -> Verdict:
         high=found["high"],
         unit=unit,
         seeds=int(found["seeds"]),
+        p=found["p"] if test["side"] != "equal" else math.nan,
+        fragile=found["mean"] * found["without_one"] <= 0,
+        profile=profile,
         why=why + diverged,
         records=[records[name] for name in dict.fromkeys([*a["id"], *b["id"]])],
     )

@@ -18,7 +18,9 @@ def paired(a: pd.DataFrame, b: pd.DataFrame, value: str, *, confidence: float = 
         confidence: of the interval.
 
     Returns:
-        ``mean``, ``low``, ``high`` and ``seeds``; the interval is infinite for fewer than two pairs.
+        ``mean``, ``low``, ``high`` and ``seeds``; ``p`` of the two-sided test of no difference; ``without_one``, the
+        mean over all seeds but that one whose absence speaks most against the sign of ``mean``. With one pair the
+        interval is infinite, ``p`` is 1 and ``without_one`` is 0.
 
     Raises:
         ValueError: no seed has the number in both.
@@ -27,11 +29,21 @@ def paired(a: pd.DataFrame, b: pd.DataFrame, value: str, *, confidence: float = 
     n = len(both)
     if n == 0:
         raise ValueError(f"no seed has both runs of {value}: measure the two sides with the same seeds")
-    mean = float((both.iloc[:, 0] - both.iloc[:, 1]).mean())
+    differences = (both.iloc[:, 0] - both.iloc[:, 1]).to_numpy()
+    mean = float(differences.mean())
     if n == 1:
-        return {"mean": mean, "low": -np.inf, "high": np.inf, "seeds": 1}
-    interval = stats.ttest_rel(both.iloc[:, 0], both.iloc[:, 1]).confidence_interval(confidence)
-    return {"mean": mean, "low": float(interval.low), "high": float(interval.high), "seeds": n}
+        return {"mean": mean, "low": -np.inf, "high": np.inf, "seeds": 1, "p": 1.0, "without_one": 0.0}
+    test = stats.ttest_rel(both.iloc[:, 0], both.iloc[:, 1])
+    interval = test.confidence_interval(confidence)
+    others = (differences.sum() - differences) / (n - 1)  # (n,), each without one seed
+    return {
+        "mean": mean,
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "seeds": n,
+        "p": 1.0 if np.isnan(test.pvalue) else float(test.pvalue),  # NaN where no seed differs at all
+        "without_one": float(others.min() if mean >= 0 else others.max()),
+    }
 
 
 def over_images(a: np.ndarray, b: np.ndarray, *, confidence: float = 0.95) -> tuple[float, float]:

@@ -47,7 +47,8 @@ def test_the_rule_refuses_nonsense():
 
 
 def claim(**test):
-    return Claim(id="x", method="", claim="…", source="…", chapter="02_center_loss", anchor="a", test=test)
+    place = {"chapter": "02_center_loss", "anchor": "a", "written": "2026-01-01"}
+    return Claim(id="x", method="", claim="…", source="…", test=test, **place)
 
 
 @pytest.fixture
@@ -55,7 +56,9 @@ def measured(monkeypatch):
     """An experiment with three variants of three seeds, whose numbers a test can change."""
     numbers = {"a": [0.9, 0.8, 0.85], "b": [0.5, 0.45, 0.4], "c": [0.89, 0.81, 0.85]}
 
-    def recorded(name):
+    def recorded(name, profile):
+        if profile != "quick":
+            return pd.DataFrame(), {}
         rows = [(v, s, x, f"{v}{s}", np.isnan(x)) for v, values in numbers.items() for s, x in enumerate(values)]
         runs = pd.DataFrame(rows, columns=["variant", "seed", "test_accuracy", "id", "diverged"])
         return runs, {name: name for name in runs["id"]}
@@ -92,6 +95,51 @@ def test_runs_that_diverged_are_left_out_and_told_of(measured):
     assert judge(row).verdict == "inconclusive"
 
 
+def test_the_profile_that_says_most_is_one_in_which_the_claim_is_measured(measured, monkeypatch):
+    row = claim(experiment="03_x/g", a="a", b="b", value="test_accuracy", side="greater", band=0.01)
+    assert judge(row).profile == "quick"
+    quick = ledger.recorded
+
+    def recorded(name, profile):  # among photographs only one of the two sides has runs
+        runs, records = quick(name, "quick")
+        keep = {"photos": ["a"], "quick": ["a", "b"]}.get(profile, [])
+        return runs[runs["variant"].isin(keep)], records
+
+    monkeypatch.setattr(ledger, "recorded", recorded)
+    assert (judge(row).profile, judge(row).seeds) == ("quick", 3)
+    assert judge(row, "photos").verdict == "not measured yet"
+
+
+def test_a_sign_that_hangs_on_one_seed_is_fragile(measured):
+    row = claim(experiment="03_x/g", a="a", b="b", value="test_accuracy", side="greater", band=0.01)
+    assert not judge(row).fragile
+    measured["b"][:] = [0.95, 0.85, 0.4]  # differences -0.05, -0.05, 0.45
+    assert judge(row).effect > 0
+    assert judge(row).fragile
+
+
+def test_many_verdicts_are_judged_together():
+    def verdict(p, low, high, name="reproduced"):
+        return ledger.Verdict(name, effect=(low + high) / 2, low=low, high=high, p=p)
+
+    sure, chance = verdict(0.0001, 0.1, 0.2), verdict(0.04, 0.001, 0.2)
+    nothing = [verdict(0.9, -0.1, 0.1, "inconclusive") for _ in range(18)]
+    equal = ledger.Verdict("reproduced", effect=0.0, low=-0.001, high=0.001)  # not tested for a difference
+    # of 20, the k-th smallest p may be at most 0.05 k / 20: 0.0001 is below 0.0025, 0.04 above 0.005
+    found = ledger.adjusted([sure, chance, *nothing, equal])
+    assert found == ["reproduced", "inconclusive", *["inconclusive"] * 18, "reproduced"]
+    assert ledger.adjusted([chance]) == ["reproduced"]  # alone it stands
+    assert ledger.adjusted([equal]) == ["reproduced"]
+
+
+def test_kinds_and_whose_claim_it_is():
+    row = claim(untestable="no code")
+    assert (row.kind, row.own) == ("untestable", False)
+    assert claim(experiment="03_x/g").kind == "measured"
+    assert claim(benchmark="speed").kind == "cost"
+    assert claim(test="tests/x.py::test_y").model_copy(update={"source": "paper, Table 1"}).own
+
+
 def test_against_several_variants_the_least_favorable_counts(measured):
     row = claim(experiment="03_x/g", a="a", b=["b", "c"], value="test_accuracy", side="greater", band=0.05)
     assert judge(row).verdict == "not reproduced"  # c is the same within the band
@@ -100,7 +148,7 @@ def test_against_several_variants_the_least_favorable_counts(measured):
 def test_missing_variants_are_said_to_be_missing(measured, monkeypatch):
     row = claim(experiment="03_x/g", a="a", b="nobody", value="test_accuracy", side="greater", band=0.01)
     assert judge(row).verdict == "not measured yet"
-    monkeypatch.setattr(ledger, "recorded", lambda name: (pd.DataFrame(), {}))
+    monkeypatch.setattr(ledger, "recorded", lambda name, profile: (pd.DataFrame(), {}))
     assert judge(row).verdict == "not measured yet"
 
 

@@ -20,11 +20,14 @@ def test_paired_difference_by_hand():
     assert found["seeds"] == 3
     assert found["high"] - found["mean"] == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     assert found["low"] == pytest.approx(2.0 - 4.302653 / math.sqrt(3), rel=1e-6)
+    assert found["p"] == pytest.approx(0.0742, abs=1e-4)  # t = 2 √3 with two degrees of freedom
+    assert found["without_one"] == pytest.approx(1.5)  # of 1 and 2
 
 
 def test_only_common_seeds_are_paired_and_order_does_not_matter():
     found = paired(runs([1.0, 5.0], seeds=[7, 2]), runs([4.0, 0.0], seeds=[2, 9]), "accuracy")
-    assert found == {"mean": 1.0, "low": -math.inf, "high": math.inf, "seeds": 1}
+    nothing = {"low": -math.inf, "high": math.inf, "p": 1.0, "without_one": 0.0}
+    assert found == {"mean": 1.0, "seeds": 1} | nothing
     with pytest.raises(ValueError, match="no seed has both runs of accuracy"):
         paired(runs([1.0], seeds=[0]), runs([1.0], seeds=[1]), "accuracy")
 
