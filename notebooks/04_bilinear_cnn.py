@@ -651,7 +651,7 @@ show(
 
 # %% tags=["hide-input"]
 def pointing(evidence_maps):
-    """Peaks on the discriminative part, or half a stride off, and on the next image's."""
+    """Peaks on the discriminative part and on the next image's, to half a stride."""
     masks = parts["masks"][torch.arange(len(some)), discriminative]  # (N, H, W)
     hits = (
         pointing_game(evidence_maps, target, tolerance=stride / 2, center=first)
@@ -1215,8 +1215,7 @@ tell(
 #     return y * trace.sqrt()
 # ```
 #
-# With twenty steps, `matrix_root(phi) @ matrix_root(phi)` is Φ to about three digits when no eigenvalue is tiny; five steps suffice in training.
-# The root evens out *eigenvalues* instead of entries.
+# After ten steps the square of the root is Φ to six digits where no eigenvalue is tiny; five steps suffice in training. The root evens out *eigenvalues* instead of entries.
 # ````
 #
 # 6. **Texture or object?** {numref}`fig-bcnn-tiles` shuffles tiles at test time only. What do you expect of networks that are *trained* on shuffled tiles, and
