@@ -581,7 +581,8 @@ panels = {
     "SCI: $cW - 1$": c * channel_relation(one)[0] - 1,
     "Pos-SCI: $cW - 1$": c * channel_relation(one, positive=True)[0] - 1,
 }
-figure, axes = plt.subplots(1, 4, figsize=(7.4, 2.5), width_ratios=(0.8, 1, 1, 1))
+figure, axes = plt.subplots(2, 2, figsize=(6.2, 4.8))
+axes = axes.flat
 axes[0].imshow(pixels[probe].permute(1, 2, 0))
 axes[0].set(xticks=[], yticks=[], title=birds.classes[labels[probe]])
 for ax, (title, values) in zip(axes[1:], panels.items(), strict=True):
@@ -599,10 +600,12 @@ for ax, (title, values) in zip(axes[1:], panels.items(), strict=True):
         ax.axhline(edge, color="black" if signed else "white", lw=0.6)
         ax.axvline(edge, color="black" if signed else "white", lw=0.6)
     ax.set(xticks=[], yticks=[], title=title)
-middle = [
-    np.flatnonzero(where_on.numpy()[order] == p).mean() for p in np.unique(where_on)
-]
-axes[1].set_yticks(middle, [NAMES[p] for p in np.unique(where_on)], fontsize=8)
+groups = where_on.numpy()[order]
+wide = [
+    p for p in np.unique(where_on) if (groups == p).mean() > 0.05
+]  # room for a name
+middle = [np.flatnonzero(groups == p).mean() for p in wide]
+axes[1].set_yticks(middle, [NAMES[p] for p in wide])
 show(
     figure,
     name="fig-cin-relation",
@@ -780,7 +783,7 @@ tell(
 # ### What CCI suppresses
 #
 # We ask CIN for its $\eta$ and for the distances before and after suppression, on three kinds of pairs of test images: of the **same** class, of
-# **similar** classes (whose marks are on the same part), and of **different** ones. If CCI did its job, $\eta$ would depend on the kind of pair.
+# **similar** classes (whose marks are on the same part), and of **different** ones. If CCI adapted to the pair, $\eta$ would depend on its kind.
 
 
 # %% tags=["hide-input"]
