@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from fgvc_study import folders
 from fgvc_study.experiment import table as asked
+from fgvc_study.findings import difference
 from fgvc_study.record import find
 from fgvc_study.tables import plus_minus
 
@@ -24,6 +26,7 @@ class Figure(BaseModel, extra="forbid", frozen=True):
         value: in percent.
         source: whose figure it is and where we read it.
         certainty: of our reading; what each says stands at the head of ``data/published.yaml``.
+        ours: whether the profile has the variant; without one, the figure stands in the chapter alone.
     """
 
     experiment: str
@@ -32,6 +35,7 @@ class Figure(BaseModel, extra="forbid", frozen=True):
     value: float = Field(gt=0, lt=100)
     source: str = Field(min_length=1)
     certainty: Literal["sure", "confirmed", "log", "issue"]
+    ours: bool = True
 
 
 def figures(path: Path | None = None) -> list[Figure]:
@@ -45,7 +49,7 @@ def figures(path: Path | None = None) -> list[Figure]:
 
 
 def table(path: Path | None = None) -> pd.DataFrame:
-    """A line for every published figure, and what the profile ``paper`` has measured of the same.
+    """A line for every published figure of a variant of ours, and what the profile ``paper`` has measured of the same.
 
     Columns ``experiment``, ``variant``, ``data``, ``published, %``, ``certainty``, ``source`` and ``measured, %`` (mean
     ± standard deviation over the seeds that have a record; empty without one).
@@ -54,7 +58,7 @@ def table(path: Path | None = None) -> pd.DataFrame:
         ValueError: a figure of a variant that the profile ``paper`` does not have.
     """
     lines = []
-    for figure in figures(path):
+    for figure in (figure for figure in figures(path) if figure.ours):
         chapter, name = figure.experiment.split("/")
         experiment = asked("paper", chapter).get(name)
         if experiment is None or figure.variant not in experiment.variants:
@@ -73,3 +77,31 @@ def table(path: Path | None = None) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines)
+
+
+def effects(
+    experiment: str, pairs: Sequence[tuple[str, str]], *, path: Path | None = None, **ours: pd.DataFrame
+) -> pd.DataFrame:
+    """Published differences beside ours: a line for every source that prints both sides of a comparison.
+
+    Args:
+        experiment: ``<chapter>/<name>``.
+        pairs: of its variants, the first minus the second.
+        path: of the figures; ``data/published.yaml`` by default.
+        **ours: heading → runs of the same experiment, on our data.
+
+    Returns:
+        Columns ``comparison``, ``data``, ``published, points``, ``source``, and one for each of ``ours``: the
+        difference with its interval, or *not measured yet*.
+    """
+    mine = [figure for figure in figures(path) if figure.experiment == experiment]
+    lines = []
+    for variant, over in pairs:
+        found = {name: difference(runs, variant, over) or "not measured yet" for name, runs in ours.items()}
+        for a in (figure for figure in mine if figure.variant == variant):
+            for b in mine:
+                if (b.variant, b.dataset, b.source) == (over, a.dataset, a.source):
+                    points = f"{a.value:g} − {b.value:g} = {a.value - b.value:+.1f}".replace("-", "−")
+                    line = {"comparison": f"{variant} − {over}", "data": a.dataset, "published, points": points}
+                    lines.append(line | {"source": a.source} | {name: str(text) for name, text in found.items()})
+    return pd.DataFrame(lines, columns=["comparison", "data", "published, points", "source", *ours])
