@@ -1,5 +1,6 @@
 """Published figures: none without a source and a certainty, and each beside the runs of its protocol."""
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -66,3 +67,15 @@ def test_what_is_published_stands_beside_variants_that_exist():
     table = published.table()
     assert len(table) == sum(figure.ours for figure in published.figures())
     assert {name.split("/")[0][:2] for name in table["experiment"]} == {"03", "04", "05", "06", "07"}
+
+
+def test_effects_pair_the_figures_of_one_source_and_stand_beside_ours(tmp_path):
+    other = GOOD | {"variant": "two", "value": 85.1}
+    rows = [GOOD, other, other | {"source": "thread", "value": 80.0}, other | {"dataset": "cars"}]
+    runs = pd.DataFrame({"variant": ["one", "two"], "seed": [0, 0], "test_accuracy": [0.9, 0.7]})
+    pairs = [("one", "two"), ("two", "none")]
+    path = write(tmp_path / "published.yaml", *rows)
+    (line,) = published.effects("03_x/components", pairs, path=path, birds=runs, cars=runs[:0]).to_dict("records")
+    assert line["published, points"] == "87.3 − 85.1 = +2.2"
+    assert (line["comparison"], line["data"], line["source"]) == ("one − two", "cub", "paper")
+    assert (line["birds"], line["cars"]) == ("+20.0 points, one seed", "not measured yet")
