@@ -129,3 +129,23 @@ def scatter_2d(axes: Axes, points: np.ndarray, labels: np.ndarray, *, names: Ite
             )
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def forest(axes: Axes, rows: pd.DataFrame) -> None:
+    """Differences with their intervals, one under the other, around a line at zero.
+
+    Args:
+        axes: to draw on.
+        rows: indexed by name, with columns ``effect``, ``low`` and ``high`` in the unit of the axis; an interval that
+            is infinite, that of a single seed, leaves the dot alone.
+    """
+    y = np.arange(len(rows))[::-1]
+    bounded = np.isfinite(rows["low"]) & np.isfinite(rows["high"])
+    axes.axvline(0, color="black", lw=0.8)
+    axes.hlines(y[bounded], rows["low"][bounded], rows["high"][bounded], color=COLORS[0], lw=2)
+    axes.plot(rows["effect"], y, "o", color=COLORS[0])
+    axes.set_yticks(y, rows.index)
+    axes.set_ylim(-0.6, max(len(rows), 1) - 0.4)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(left=False)

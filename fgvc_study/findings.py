@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -65,6 +66,12 @@ def difference(runs: pd.DataFrame, variant: str, over: str, value: str = "test_a
         return None
     mean, low, high = (100 * found[key] for key in ("mean", "low", "high"))
     return Difference(mean, low, high, int(found["seeds"]))
+
+
+def effects(found: Mapping[str, Difference | None]) -> pd.DataFrame:
+    """Named differences as :func:`fgvc_study.figures.forest` draws them; what has not been measured is left out."""
+    known = {name: (d.mean, d.low, d.high) for name, d in found.items() if d is not None}
+    return pd.DataFrame.from_dict(known, orient="index", columns=["effect", "low", "high"])
 
 
 def tell(text: str, **values: object) -> None:

@@ -72,7 +72,7 @@ def _injected(clean: NotebookNode, executed: NotebookNode) -> list[NotebookNode]
         return []
     cells = [cell for cell in executed.cells if "injected-parameters" in cell.metadata.get("tags", [])]
     for cell in cells:
-        cell.outputs, cell.metadata["tags"] = [], ["injected-parameters"]
+        cell.outputs, cell.metadata["tags"] = [], ["injected-parameters", "hide-input"]
     return cells
 
 
