@@ -129,6 +129,7 @@ def scatter_2d(axes: Axes, points: np.ndarray, labels: np.ndarray, *, names: Ite
             )
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def forest(axes: Axes, rows: pd.DataFrame) -> None:

@@ -119,3 +119,15 @@ def test_words_of_a_table_are_set_apart_from_its_numbers(displayed):
     for number in ("61.3 ± 0.4", "–", "", "[-1.2, +0.4]", "+3 points", "2", "≤ 0.1"):
         assert f"<td>{number}</td>" in thing.data
     assert '<th scope="col">n</th>' in thing.data
+
+
+def test_a_forest_names_its_rows_from_the_top_and_draws_no_infinite_interval(axes):
+    rows = pd.DataFrame({"effect": [1.0, -2.0], "low": [0.5, -np.inf], "high": [1.5, np.inf]}, index=["a", "b"])
+    figures.forest(axes, rows)
+    labels = {label.get_text(): y for y, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)}
+    assert labels["a"] > labels["b"]
+    dots = next(line for line in axes.lines if line.get_marker() == "o")
+    assert dict(zip(dots.get_xdata(), dots.get_ydata(), strict=True)) == {1.0: labels["a"], -2.0: labels["b"]}
+    (interval,) = axes.collections[0].get_segments()
+    assert interval.tolist() == [[0.5, labels["a"]], [1.5, labels["a"]]]
+    figures.forest(axes, rows.iloc[:0])  # nothing measured: an empty drawing

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from fgvc_study.findings import difference, level, lost, tell
+from fgvc_study.findings import difference, effects, level, lost, tell
 
 RUNS = pd.DataFrame(
     {
@@ -42,6 +42,13 @@ def test_what_is_not_measured_is_said(capsys):
     assert level(RUNS, "nobody") is None
     assert difference(RUNS, "lost", "plain") is None
     assert difference(RUNS, "plain", "better", "no_such_number") is None
+
+
+def test_effects_are_rows_for_a_forest_without_what_is_not_measured():
+    rows = effects({"better": difference(RUNS, "better", "plain"), "lost": difference(RUNS, "lost", "plain")})
+    assert list(rows.index) == ["better"]
+    assert rows.round(1).loc["better"].to_dict() == {"effect": 11.0, "low": 8.5, "high": 13.5}
+    assert list(effects({"lost": None}).columns) == ["effect", "low", "high"]
 
 
 def test_a_sentence_is_filled_or_says_that_it_cannot_be(monkeypatch):
