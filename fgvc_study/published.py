@@ -94,14 +94,28 @@ def effects(
         Columns ``comparison``, ``data``, ``published, points``, ``source``, and one for each of ``ours``: the
         difference with its interval, or *not measured yet*.
     """
-    mine = [figure for figure in figures(path) if figure.experiment == experiment]
     lines = []
     for variant, over in pairs:
         found = {name: difference(runs, variant, over) or "not measured yet" for name, runs in ours.items()}
-        for a in (figure for figure in mine if figure.variant == variant):
-            for b in mine:
-                if (b.variant, b.dataset, b.source) == (over, a.dataset, a.source):
-                    points = f"{a.value:g} − {b.value:g} = {a.value - b.value:+.1f}".replace("-", "−")
-                    line = {"comparison": f"{variant} − {over}", "data": a.dataset, "published, points": points}
-                    lines.append(line | {"source": a.source} | {name: str(text) for name, text in found.items()})
+        for a, b in _both(experiment, variant, over, path):
+            points = f"{a.value:g} − {b.value:g} = {a.value - b.value:+.1f}".replace("-", "−")
+            line = {"comparison": f"{variant} − {over}", "data": a.dataset, "published, points": points}
+            lines.append(line | {"source": a.source} | {name: str(text) for name, text in found.items()})
     return pd.DataFrame(lines, columns=["comparison", "data", "published, points", "source", *ours])
+
+
+def effect(experiment: str, variant: str, over: str, *, path: Path | None = None) -> float | None:
+    """The first published difference of two variants, in points; None where no source prints both."""
+    both = _both(experiment, variant, over, path)
+    return both[0][0].value - both[0][1].value if both else None
+
+
+def _both(experiment: str, variant: str, over: str, path: Path | None) -> list[tuple[Figure, Figure]]:
+    """The figures of both variants, on one data set from one source."""
+    mine = [figure for figure in figures(path) if figure.experiment == experiment]
+    return [
+        (a, b)
+        for a in mine
+        for b in mine
+        if a.variant == variant and (b.variant, b.dataset, b.source) == (over, a.dataset, a.source)
+    ]

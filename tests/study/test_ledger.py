@@ -177,6 +177,7 @@ def test_every_row_of_the_ledger_is_sound():
         headings = re.findall(r"^# #+ (.+)$", source, re.MULTILINE)
         anchors = {re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-") for heading in headings}
         anchors |= set(re.findall(r'name="(fig-[a-z0-9-]+)"', source))
+        anchors |= set(re.findall(r"^# \(([a-z0-9-]+)\)=$", source, re.MULTILINE))
         assert row.anchor in anchors, f"{row.id}: {row.anchor} is no figure or section of {row.chapter}"
         test = row.test
         if "experiment" in test:

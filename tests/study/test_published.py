@@ -79,3 +79,5 @@ def test_effects_pair_the_figures_of_one_source_and_stand_beside_ours(tmp_path):
     assert line["published, points"] == "87.3 − 85.1 = +2.2"
     assert (line["comparison"], line["data"], line["source"]) == ("one − two", "cub", "paper")
     assert (line["birds"], line["cars"]) == ("+20.0 points, one seed", "not measured yet")
+    assert published.effect("03_x/components", "one", "two", path=path) == pytest.approx(2.2)
+    assert published.effect("03_x/components", "two", "none", path=path) is None
