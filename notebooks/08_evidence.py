@@ -220,22 +220,22 @@ show(
 )
 
 # %% tags=["output", "hide-input"]
-measured = [(c, v) for c, v in judged if c.kind == "measured"]
-found = Counter(verdict.verdict for _, verdict in measured)
+testable = [(c, v) for c, v in judged if c.kind == "measured"]
+tally = Counter(verdict.verdict for _, verdict in testable)
 stands = Counter(
     name for (c, _), name in zip(judged, together, strict=True) if c.kind == "measured"
 )
-fragile = [v for _, v in measured if v.fragile and v.verdict != "not measured yet"]
+fragile = [v for _, v in testable if v.fragile and v.verdict != "not measured yet"]
 tell(
     "Of {n} claims that runs can test, **{yes} are reproduced**, {no} are not, "
     "{unclear} are inconclusive and {absent} are not measured yet. Judged together, "
     "for so many tests find something by chance, {stand} stay reproduced. The sign of "
     "{fragile} effects changes when one seed is left out.",
-    n=len(measured),
-    yes=found["reproduced"],
-    no=found["not reproduced"],
-    unclear=found["inconclusive"],
-    absent=found["not measured yet"],
+    n=len(testable),
+    yes=tally["reproduced"],
+    no=tally["not reproduced"],
+    unclear=tally["inconclusive"],
+    absent=tally["not measured yet"],
     stand=stands["reproduced"],
     fragile=len(fragile),
 )
@@ -558,7 +558,7 @@ def gain(experiment, a, b, profile="quick", value="test_accuracy"):
 
 plain, elu = "plain, linear head", "plain, BN-ELU head"
 tell(
-    "1. **The head matters as much as a method.** On the birds the BN-ELU head of two "
+    "1. **The head.** On the birds the BN-ELU head of two "
     "official implementations is {d.word} the linear head: {d}. A method that brings "
     "it has to be compared with a baseline that has it too.",
     d=difference(compared, elu, plain),
@@ -574,15 +574,15 @@ tell(
     n=gain("04_bilinear_cnn/components", "bilinear + root + norm", "bilinear"),
 )
 tell(
-    "4. **SCI needs the right scale, not complementary channels.** With its output "
-    "divided by √c it is {d.word} the baseline ({d}); the same convolution without any "
-    "channel interaction is {c.word} it ({c}).",
+    "4. **Channel interaction.** SCI, its output divided by √c, is {d.word} the "
+    "baseline: {d}. The same convolution without any interaction of channels is "
+    "{c.word} SCI: {c}.",
     d=gain("05_channel_interaction/components", "SCI", "baseline"),
     c=gain("05_channel_interaction/components", "φ alone", "SCI"),
 )
 tell(
-    "5. **TASN's gain over uniform sampling** is {d} with structure and detail; "
-    "distillation adds {t}.",
+    "5. **TASN** with structure and detail is {d.word} uniform sampling: {d}. "
+    "Distillation adds {t}.",
     d=gain("06_tasn/components", "structure + detail", "uniform sampling"),
     t=gain(
         "06_tasn/components",
@@ -591,19 +591,18 @@ tell(
     ),
 )
 tell(
-    "6. **AP-CNN's second look** is {d.word} one stage: {d}; zooming, not dropping, is "
-    "what helps: {z} against {r}.",
+    "6. **AP-CNN's second look** is {d.word} one stage: {d}. In it, the zoom is worth "
+    "{z}, the drop {r}.",
     d=gain("07_ap_cnn/components", "two stages", "one stage"),
     z=gain("07_ap_cnn/components", "two stages", "two stages, drop only"),
     r=gain("07_ap_cnn/components", "two stages", "two stages, zoom only"),
 )
+pair = ("02_center_loss/wide", "softmax + center", "softmax")
 tell(
-    "7. **Center Loss makes classes compact, and verification better**: the area under "
-    "its curve changes by {v}. The accuracy changes by {d}.",
-    v=gain(
-        "02_center_loss/wide", "softmax + center", "softmax", value="verification/auc"
-    ),
-    d=gain("02_center_loss/wide", "softmax + center", "softmax"),
+    "7. **Center Loss** on MNIST moves the area under the verification curve by {v}, "
+    "and the accuracy by {d}.",
+    v=gain(*pair, "photos", "verification/auc"),
+    d=gain(*pair, "photos"),
 )
 photo = next((runs for runs in photographs if runs["measured"].any()), compared[:0])
 tell(
@@ -614,7 +613,7 @@ tell(
     "9. There CIN is {d.word} it: {d}.",
     d=difference(photo, "CIN", plain) if len(photo) else None,
 )
-unclear = found["inconclusive"] / max(1, len(measured) - found["not measured yet"])
+unclear = tally["inconclusive"] / max(1, len(testable) - tally["not measured yet"])
 tell(
     "10. **Seeds decide what can be said.** {u:.0f} % of the measured claims are "
     "inconclusive, most of them for want of seeds: three make an interval more than "

@@ -322,12 +322,12 @@ def test_a_file_or_a_backbone_of_one_s_own_is_not_mixed_with_fine_tuning(
 
     (tmp_path / "own.yaml").write_text("{data: folder, data_args: {root: here}, lr: 0.3}")
     fgvc("train", "--config", str(tmp_path / "own.yaml"))
-    fgvc("train", "here", "--backbone", "vgg")
-    fgvc("train", "here", "-s", "backbone=vgg")
+    fgvc("train", "here", "--backbone", "resnet")
+    fgvc("train", "here", "-s", "backbone=resnet")
     file, option, setting = asked
     assert file == Config(data="folder", data_args={"root": "here"}, lr=0.3)
-    assert option == setting == Config(data="folder", data_args={"root": "here"}, backbone="vgg")
-    status, _, err = fgvc("train", "here", "--backbone", "vgg", "--no-pretrained")
+    assert option == setting == Config(data="folder", data_args={"root": "here"}, backbone="resnet")
+    status, _, err = fgvc("train", "here", "--backbone", "resnet", "--no-pretrained")
     assert (status, len(asked)) == (2, 3)
     assert "--no-pretrained is for a folder without --config or --backbone" in err
 

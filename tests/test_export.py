@@ -73,7 +73,8 @@ def test_every_method_is_exported_for_any_number_of_images(name: str, tmp_path: 
     for count in (1, 2, 5):
         images = torch.rand(count, 3, SIZE, SIZE)
         torch.testing.assert_close(program(images), eager(method, images), rtol=1e-4, atol=1e-4)
-    assert json.loads(notes["info.json"]) == {"classes": list(CLASSES), "resize": SIZE + 8, "image_size": SIZE}
+    prepared = {"resize": SIZE + 8, "image_size": SIZE, "letterbox": False}
+    assert json.loads(notes["info.json"]) == {"classes": list(CLASSES), **prepared}
     assert [p.name for p in path.parent.iterdir()] == ["model.pt2"]  # nothing half-written beside it
 
 

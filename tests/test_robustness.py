@@ -32,7 +32,8 @@ from fgvc_lib.train import checkpoint
 from fgvc_lib.train.model import check_settings
 
 Call = Callable[..., tuple[int, str, str]]
-SHORT = ["--quiet", "--device", "cpu", "--epochs", "1", "-s", "batch_size=16", "-s", "backbone_args.width=8"]
+SHORT = ["--quiet", "--device", "cpu", "--epochs", "1", "-s", "batch_size=16"]
+SHORT += ["--backbone", "resnet", "-s", "backbone_args.width=8"]
 
 
 def refused(result: tuple[int, str, str], *parts: str) -> None:
