@@ -219,10 +219,16 @@ tell(
     e=difference(by_component, TAUGHT, "uniform sampling"),
 )
 
+# %% tags=["hide-input"]
+tell(
+    "The generated birds are drawn at {side} pixels by code, in {classes} classes, and we know where "
+    "each of their {parts} parts is. All networks of this chapter train from scratch on them.",
+    side=SOURCE,
+    classes=len(birds.classes),
+    parts=len(birds.part_names),
+)
+
 # %% [markdown]
-# The generated birds are drawn at 128 pixels by code, in 12 classes, and we know where each of their six parts is. All
-# networks of this chapter train from scratch on them.
-#
 # ## A few pixels decide
 
 # %% tags=["hide-input"]

@@ -207,11 +207,20 @@ tell(
     e=difference(by_component, "two stages", PLAIN),
 )
 
+# %% tags=["hide-input"]
+tell(
+    "The generated birds are drawn at {side} pixels by code, in {classes} classes, and we know where "
+    "each of their {parts} parts is. All networks of this chapter train from scratch on them. The "
+    "learning rates differ, {ours:g} for AP-CNN and {theirs:g} for the plain network, each one at which it "
+    "trains; so a difference between the two is one of whole recipes.",
+    side=SIDE,
+    classes=len(birds.classes),
+    parts=len(birds.part_names),
+    ours=base.lr,
+    theirs=plain.lr,
+)
+
 # %% [markdown]
-# The generated birds are drawn at 64 pixels by code, in 12 classes, and we know where each of their six parts is. All
-# networks of this chapter train from scratch on them. The learning rates differ, 0.006 for AP-CNN and 0.1 for the plain network, each the
-# one at which it trains; so a difference between the two is one of whole recipes.
-#
 # ## The top of a network has lost where things are
 
 # %% tags=["hide-input"]
