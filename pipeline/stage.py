@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,17 @@ from pipeline.project import (
 # One file with every TeX extension in it, so that formulas are drawn without a network
 MATHJAX = ("sphinx-mathjax-offline", "static/mathjax/tex-svg-full.js")
 
+FOLDED = {
+    "parameters": "the parameters",
+    "injected-parameters": "what this page was given in their place",
+    "setup": "imports and setup",
+    "experiment": "the runs",
+    "figure": "how it is drawn",
+    "table": "how the table is made",
+    "output": "how it is computed",
+}
+"""Tag of a cell → what its folded code is called."""
+
 
 def merge(clean: NotebookNode, executed: NotebookNode) -> NotebookNode:
     """The page: ``clean`` as it is, with the outputs of ``executed`` and the parameters that it was given."""
@@ -47,6 +59,7 @@ def merge(clean: NotebookNode, executed: NotebookNode) -> NotebookNode:
             cell.execution_count, cell.outputs = result.execution_count, copy.deepcopy(result.outputs)
             if "figure" in tags:
                 _number(cell)
+            _name_folded(cell, tags)
         page.cells.append(cell)
         if "parameters" in tags:
             page.cells += _injected(clean, executed)
@@ -64,6 +77,16 @@ def _number(cell: NotebookNode) -> None:
         }
 
 
+def _name_folded(cell: NotebookNode, tags: Sequence[str]) -> None:
+    """Say what unfolds, where the theme would say "Show code cell source" for all alike."""
+    what = next((words for tag, words in FOLDED.items() if tag in tags), "the code")
+    if "hide-cell" in tags:
+        what = next((f"the {tag}" for tag in ("figure", "table") if tag in tags), what)
+    if {"hide-cell", "hide-input"} & set(tags):
+        prompts = {"code_prompt_show": f"Show {what}", "code_prompt_hide": f"Hide {what}"}
+        cell.metadata["mystnb"] = {**cell.metadata.get("mystnb", {}), **prompts}
+
+
 def _injected(clean: NotebookNode, executed: NotebookNode) -> list[NotebookNode]:
     """Papermill's cell with the parameters, where it says something else than the defaults above it."""
     given = executed.metadata["papermill"]["parameters"]
@@ -73,6 +96,7 @@ def _injected(clean: NotebookNode, executed: NotebookNode) -> list[NotebookNode]
     cells = [cell for cell in executed.cells if "injected-parameters" in cell.metadata.get("tags", [])]
     for cell in cells:
         cell.outputs, cell.metadata["tags"] = [], ["injected-parameters", "hide-input"]
+        _name_folded(cell, cell.metadata["tags"])
     return cells
 
 

@@ -61,6 +61,23 @@ def test_a_figure_is_captioned_numbered_and_described(clean, executed):
     }
 
 
+@pytest.mark.parametrize(
+    ("tags", "prompt"),
+    [
+        (["figure", "hide-input"], "Show how it is drawn"),
+        (["table", "hide-cell"], "Show the table"),
+        (["setup", "hide-input"], "Show imports and setup"),
+        (["hide-input"], "Show the code"),
+    ],
+)
+def test_what_is_folded_is_named(clean, executed, tags, prompt):
+    clean.cells[-1].metadata["tags"] = tags
+    page = merge(clean, executed).cells[-2]
+    assert page.metadata["mystnb"]["code_prompt_show"] == prompt
+    assert page.metadata["mystnb"]["code_prompt_hide"] == prompt.replace("Show", "Hide")
+    assert ("figure" in page.metadata["mystnb"]) == ("figure" in tags)
+
+
 def test_parameters_are_shown_where_they_differ_from_the_defaults_above(clean, executed):
     executed.metadata["papermill"]["parameters"] = {"epochs": 8}
     assert "x" not in [cell.id for cell in merge(clean, executed).cells]
