@@ -610,7 +610,7 @@ show(
     figure,
     name="fig-cin-relation",
     caption="One test bird and the relations of its channels, sorted by part (lines). "
-    "In the two right panels 0 is an even weight, orange more and purple less.",
+    "In the two lower panels 0 is an even weight, orange more and purple less.",
     alt="A bird and three square matrices with lines between groups of channels: "
     "mean products, and relative weights of SCI and of Pos-SCI, which have opposite "
     "signs.",
