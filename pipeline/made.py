@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline import performance, reference, status
+from pipeline import landing, performance, reference, status
 from pipeline.project import ROOT
 
 FOLDER = Path("book/made")
@@ -16,7 +16,8 @@ FOLDER = Path("book/made")
 
 def parts(profile: str) -> dict[Path, bytes]:
     """Path in the staging tree → content."""
-    texts = {"performance.md": performance.page(), "status.md": status.page(profile), **reference.pages()}
+    texts = {"landing.md": landing.page(), "performance.md": performance.page(), "status.md": status.page(profile)}
+    texts |= reference.pages()
     made = {name: text.encode() for name, text in texts.items()}
     made |= {path.name: path.read_bytes() for path in sorted((ROOT / "build" / "figures").glob("*.*"))}
     return {FOLDER / name: content for name, content in made.items()}

@@ -1,0 +1,22 @@
+"""The landing page says what the records hold."""
+
+import re
+
+from fgvc_study import ledger
+from fgvc_study.ledger import Verdict
+from pipeline import landing
+
+
+def test_counts_are_those_of_the_claims_that_runs_can_test(monkeypatch):
+    monkeypatch.setattr(ledger, "judge", lambda claim: Verdict("reproduced" if claim.own else "inconclusive"))
+    testable = [claim for claim in ledger.claims() if claim.kind == "measured"]
+    own = sum(claim.own for claim in testable)
+    counts = [int(number) for number in re.findall(r"\d+(?= claims| are|\*\*| not measured)", landing.page())]
+    assert counts[0] == len(testable) > own > 0
+    assert f"**{own} are reproduced**" in landing.page()
+    assert f"{len(testable) - own} are inconclusive" in landing.page()
+
+
+def test_the_best_method_is_named_with_its_accuracy():
+    text = landing.page()
+    assert re.search(r"the plain network names \d+\.\d ± \d+\.\d % of the birds, [A-Z][\w -]+ \d+\.\d", text)
