@@ -20,6 +20,17 @@ def machine() -> dict[str, Any]:
     return {"device": provenance.device_info(best_device()), "versions": provenance.versions()}
 
 
+def recorded(profile: str, chapter: str) -> str:
+    """``✓ 45 of 45``, or ``✗ 41 of 45``: how many of the runs that a chapter asks for have a record."""
+    from fgvc_study.experiment import table  # slow to import
+    from fgvc_study.record import find_all, run_id
+
+    asked = [config for experiment in table(profile, chapter).values() for config in experiment.configs()]
+    ids = {run_id(config) for config in asked}
+    found = len(find_all(asked))
+    return f"{'✓' if found == len(ids) else '✗'} {found} of {len(ids)}" if ids else "none asked for"
+
+
 def page(profile: str) -> str:
     """Two tables in markdown: the chapters of this build, and the versions that they were run with."""
     rows, versions = [], dict[str, set[str]]()
@@ -35,14 +46,14 @@ def page(profile: str) -> str:
             name += f", {device['count']} thread{'s' * (device['count'] != 1)}"
         at = f"`{commit[:10]}`{' with changes' * (ours.get('dirty') == '1')}" if commit else "not noted"
         rows.append(
-            f"| {{doc}}`/notebooks/{chapter}` | {ours.get('profile', profile)} | {str(run['start_time'])[:16]} "
-            f"| {run['duration']:.0f} | {name} | {at} |"
+            f"| {{doc}}`/notebooks/{chapter}` | {recorded(profile, chapter)} | {ours.get('profile', profile)} "
+            f"| {str(run['start_time'])[:16]} | {run['duration']:.0f} | {name} | {at} |"
         )
         for package, version in ours.get("versions", {}).items():
             versions.setdefault(package, set()).add(str(version))
     lines = [
-        "| Chapter | Profile | Started | Seconds | Device | Commit |",
-        "| --- | --- | --- | ---: | --- | --- |",
+        "| Chapter | Runs recorded | Profile | Started | Seconds | Device | Commit |",
+        "| --- | --- | --- | --- | ---: | --- | --- |",
         *rows,
     ]
     if versions:

@@ -6,6 +6,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_notebook
 
+from fgvc_lib.config import Config
+from fgvc_study.experiment import Experiment
 from pipeline import performance, status
 from pipeline.project import ROOT
 
@@ -21,6 +23,7 @@ def run(tmp_path, monkeypatch):
         nbformat.write(notebook, tmp_path / "02_a.ipynb")
 
     monkeypatch.setattr(status, "chapters", lambda: ["02_a", "03_not_run"])
+    monkeypatch.setattr(status, "recorded", lambda profile, chapter: "✗ 1 of 2")
     monkeypatch.setattr(status, "executed_path", lambda profile, chapter: tmp_path / f"{chapter}.ipynb")
     return write
 
@@ -34,10 +37,23 @@ def test_status_says_when_where_and_from_what_a_chapter_was_run(run):
     )
     rows = status.page("quick").splitlines()
     assert rows[2] == (
-        "| {doc}`/notebooks/02_a` | quick | 2026-01-02T03:04 | 62 | A CPU, 2 threads | `0123456789` with changes |"
+        "| {doc}`/notebooks/02_a` | ✗ 1 of 2 | quick | 2026-01-02T03:04 | 62 | A CPU, 2 threads "
+        "| `0123456789` with changes |"
     )
     assert "| torch | 2.15 |" in rows
     assert not any("03_not_run" in row for row in rows)
+
+
+def test_status_counts_the_runs_of_a_chapter_that_have_a_record(monkeypatch):
+    one, two = Config(seed=1), Config(seed=2)
+    experiments = {"a": Experiment("a", {"x": (one, two)}), "b": Experiment("b", {"y": (one,)})}  # one of them twice
+    monkeypatch.setattr("fgvc_study.experiment.table", lambda profile, chapter: experiments)
+    monkeypatch.setattr("fgvc_study.record.find_all", lambda configs: {"1": None})
+    assert status.recorded("quick", "02_a") == "✗ 1 of 2"
+    monkeypatch.setattr("fgvc_study.record.find_all", lambda configs: {"1": None, "2": None})
+    assert status.recorded("quick", "02_a") == "✓ 2 of 2"
+    monkeypatch.setattr("fgvc_study.experiment.table", lambda profile, chapter: {})
+    assert status.recorded("quick", "09_own") == "none asked for"
 
 
 def test_status_of_a_notebook_that_does_not_say(run):
