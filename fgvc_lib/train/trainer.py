@@ -244,6 +244,8 @@ class Trainer:
                 self.write_tables()
                 if stopping and self.at.step < self.total:
                     raise Stopped(self.signals)
+        if self.optimizer is None:  # the run was found finished: what it froze is frozen
+            start_phase(self.method, self.plan[-1].phase, self.config)
         return self.finish()
 
     def train_epoch(self, bar: ProgressBar) -> bool:

@@ -164,3 +164,10 @@ def test_prediction_and_another_folder_are_letterboxed_as_training_was(tmp_path:
     assert np.asarray(picture)[0, 0].tolist() == [124, 116, 104]
     again = labeled_folder(predictor.info, tmp_path / "set", split="test")
     np.testing.assert_array_equal(again.test.images[0][:, 0, 0], [124, 116, 104])
+
+
+def test_a_finished_run_is_found_with_what_it_froze(tmp_path: Path) -> None:
+    first, again = (run(a_set(EVEN), tmp_path, frozen_stages=1) for _ in range(2))
+    frozen = [name for name, p in first.method.named_parameters() if not p.requires_grad]
+    assert frozen
+    assert frozen == [name for name, p in again.method.named_parameters() if not p.requires_grad]
