@@ -3,23 +3,26 @@
     python -m pipeline.readme
 
 writes ``book/_static/results.svg`` and what stands between the two markers in ``README.md``. A test fails when one of
-them does not show what the records hold.
+them does not show what the records hold. Where chapter 9 has been built, its picture of the most confident answers is
+taken over too.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import io
 from collections import Counter
 from pathlib import Path
 
 import matplotlib
+import nbformat
 import pandas as pd
 from matplotlib.figure import Figure
 
 from fgvc_study import Study, ledger
 from fgvc_study.tables import plus_minus
-from pipeline.project import ROOT, PipelineError, write_if_changed
+from pipeline.project import ROOT, PipelineError, executed_path, write_if_changed
 
 COMPARISONS = {"quick": "synthetic birds, from scratch", "photos": "CUB-100, pretrained"}
 """Profile → what chapter 8 compares all methods on, in one budget."""
@@ -28,6 +31,7 @@ Mean ± standard deviation; one budget for all rows of a column. Birds: a small 
 EfficientNet-Lite0 that has seen ImageNet, at 128 px, on box crops of 100 of CUB's 200 classes; not comparable with
 published figures of CUB."""
 FIGURE = Path("book/_static/results.svg")
+OWN, ANSWERS = Path("book/_static/own_images.png"), "fig-own-overlays"
 BEGIN, END = "<!-- results: made by `make readme` -->", "<!-- end of results -->"
 COLORS = ("#0072B2", "#D55E00", "#009E73")
 
@@ -110,6 +114,16 @@ def wanted_files() -> dict[Path, str | None]:
     return {FIGURE: svg(tables) if tables else None, Path("README.md"): updated(readme, block(tables))}
 
 
+def answers() -> bytes | None:
+    """The picture of chapter 9's most confident right answers, as PNG; None where the chapter has not been built."""
+    path = executed_path("quick", "09_your_images")
+    cells = nbformat.read(path, as_version=4).cells if path.exists() else []
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        if output.get("metadata", {}).get("name") == ANSWERS:
+            return base64.b64decode(output["data"]["image/png"])
+    return None
+
+
 def main() -> None:
     """Write the figure and the README's results."""
     argparse.ArgumentParser(prog="python -m pipeline.readme", description=main.__doc__).parse_args()
@@ -118,6 +132,8 @@ def main() -> None:
             (ROOT / path).unlink(missing_ok=True)
         elif write_if_changed(ROOT / path, content):
             print(f"wrote {path}")
+    if (picture := answers()) is not None:
+        (ROOT / OWN).write_bytes(picture)
 
 
 if __name__ == "__main__":

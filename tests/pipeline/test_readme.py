@@ -1,12 +1,15 @@
 """The README's figure and table are what the committed records give."""
 
+import base64
 import math
 import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import nbformat
 import pandas as pd
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from pipeline import project, readme
 
@@ -67,3 +70,15 @@ def test_what_stands_outside_the_markers_stays():
     assert readme.updated(text, "new") == f"before\n{readme.BEGIN}\n\nnew\n\n{readme.END}\nafter\n"
     with pytest.raises(project.PipelineError, match="must hold the lines"):
         readme.updated("no markers", "new")
+
+
+def test_the_picture_is_that_of_the_chapter_as_it_was_built(tmp_path, monkeypatch):
+    path = tmp_path / "09_your_images.ipynb"
+    monkeypatch.setattr(readme, "executed_path", lambda profile, chapter: path)
+    assert readme.answers() is None
+    outputs = [
+        new_output("display_data", {"image/png": base64.b64encode(content).decode()}, metadata={"name": name})
+        for name, content in (("fig-own-curves", b"other"), (readme.ANSWERS, b"picture"))
+    ]
+    nbformat.write(new_notebook(cells=[new_code_cell("show()", outputs=outputs)]), path)
+    assert readme.answers() == b"picture"
