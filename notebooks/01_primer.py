@@ -36,6 +36,7 @@ settings = {}  # further settings of all runs
 # %% tags=["setup", "hide-input"]
 import itertools
 import math
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -98,13 +99,14 @@ if dataset == "birds":
     by_input = study.run("oracle", crops)
 
 # %% tags=["hide-input"]
-import timm
-
 NETWORK = "tf_efficientnet_lite0"
 
 
 def recognizer():
     """A network that has seen the 1.3 million photographs of ImageNet, and its names."""
+    with warnings.catch_warnings():  # of progress bars that nothing shows
+        warnings.simplefilter("ignore")
+        import timm
     net = timm.create_model(NETWORK)
     found = weights.read(weights.packaged(NETWORK)).values()
     net.load_state_dict(dict(zip(net.state_dict(), found, strict=True)))
