@@ -12,7 +12,7 @@ PAGES = {
     "layers": ["fgvc_lib.layers"],
     "methods": ["fgvc_lib.methods", "fgvc_lib.backbones"],
     "data": ["fgvc_lib.data"],
-    "train": ["fgvc_lib.config", "fgvc_lib.train", "fgvc_lib.report", "fgvc_lib.export"],
+    "train": ["fgvc_lib.config", "fgvc_lib.fine_tuning", "fgvc_lib.train", "fgvc_lib.report", "fgvc_lib.export"],
     "study": ["fgvc_study"],
     "metrics": ["fgvc_study.metrics"],
 }
