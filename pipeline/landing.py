@@ -19,10 +19,11 @@ def page() -> str:
         f"{verdicts['not measured yet']} not measured yet ({{doc}}`/notebooks/08_evidence`)."
     )
     runs = Study("08_evidence").recorded("compare", profile="quick")
-    runs = runs[runs["measured"]]
-    means = runs[~runs["variant"].str.startswith("plain")].groupby("variant")["test_accuracy"].mean()
+    runs = runs[runs["measured"].astype(bool)]
+    methods = runs[[not name.startswith("plain") for name in runs["variant"]]]
     plain = level(runs, PLAIN)
-    if len(means) and plain:
+    if len(methods) and plain:
+        means = methods.groupby("variant")["test_accuracy"].mean()
         best = str(means.idxmax())
         text += f" Trained from scratch, the plain network names {plain} of the birds, {best} {level(runs, best)}."
     return text + "\n"

@@ -57,6 +57,8 @@ def project(tmp_path_factory):
         shutil.copy(ROOT / name, root / name)
     for name in ("pipeline", "fgvc_lib", "fgvc_study", "book/_static"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "data").mkdir()
+    (root / "data" / "claims.yaml").write_text("claims: []\n")
     (root / "notebooks").mkdir()
     (root / "notebooks" / "01_small.py").write_text(CHAPTER)
     (root / "profiles" / "smoke").mkdir(parents=True)
