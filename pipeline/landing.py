@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fgvc_study import Study, ledger
+from fgvc_study import ledger
 from fgvc_study.findings import level
+from pipeline.readme import COMPARISONS, comparisons
 
 PLAIN = "plain, linear head"
 
@@ -18,12 +19,10 @@ def page() -> str:
         f"{verdicts['not reproduced']} are not, {verdicts['inconclusive']} are inconclusive and "
         f"{verdicts['not measured yet']} not measured yet ({{doc}}`/notebooks/08_evidence`)."
     )
-    runs = Study("08_evidence").recorded("compare", profile="quick")
-    runs = runs[runs["measured"].astype(bool)]
-    methods = runs[[not name.startswith("plain") for name in runs["variant"]]]
-    plain = level(runs, PLAIN)
-    if len(methods) and plain:
-        means = methods.groupby("variant")["test_accuracy"].mean()
-        best = str(means.idxmax())
-        text += f" Trained from scratch, the plain network names {plain} of the birds, {best} {level(runs, best)}."
+    runs = comparisons().get(COMPARISONS["quick"])
+    plain = None if runs is None else level(runs, PLAIN)
+    methods = None if runs is None else runs[~runs["variant"].str.startswith("plain")]
+    if plain and methods is not None and len(methods):
+        best = str(methods.groupby("variant")["test_accuracy"].mean().idxmax())
+        text += f" Trained from scratch, the plain network names {plain} of the birds, {best} {level(methods, best)}."
     return text + "\n"
