@@ -211,7 +211,7 @@ def test_every_module_is_on_a_page_of_the_reference_or_internal():
     shown = [module for names in reference.PAGES.values() for name in names for module in reference.modules(name)]
     files = [*ROOT.glob("fgvc_lib/*/*.py"), *ROOT.glob("fgvc_study/**/*.py")]
     there = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if not path.stem.startswith("_")}
-    there |= {f"fgvc_lib.{name}" for name in ("config", "report", "export")}
+    there |= {f"fgvc_lib.{name}" for name in ("config", "report", "export", "fine_tuning")}
     assert sorted([*shown, *reference.INTERNAL]) == sorted(there)
 
 
