@@ -34,10 +34,10 @@ rates = {  # of each method: the one that validation preferred among the trials 
     "plain, linear head": 0.3,
     "plain, BN-ELU head": 0.3,
     "Center Loss": 0.3,
-    "MC-Loss": 0.1,
-    "Bilinear CNN": 0.5,
+    "MC-Loss": 0.3,
+    "Bilinear CNN": 1.5,
     "CIN": 0.1,
-    "TASN": 0.1,
+    "TASN": 0.3,
     "AP-CNN": 0.006,
 }
 trials = {
