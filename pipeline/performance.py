@@ -61,8 +61,7 @@ def targets(wanted: Path, records: Sequence[Mapping[str, Any]]) -> str:
         found: list[Mapping[str, Any] | None] = [r for r in of_it if _kind(r) == target["device"]]
         for record in found or [None]:
             if record is None:
-                device, measured = target["device"].upper(), ""
-                met = "not measured: no GPU so far" if target["device"] == "gpu" else "not measured yet"
+                device, measured, met = target["device"].upper(), "", "not measured yet"
             else:
                 value = _number(record, target["key"], target["what"])
                 if "per" in target:

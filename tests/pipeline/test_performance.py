@@ -50,7 +50,7 @@ def test_a_ratio_of_two_numbers(folder):
 
 def test_what_nobody_measured_says_why(folder):
     gpu, other = rows(folder, TARGET | {"device": "gpu"}, TARGET | {"record": "other"})
-    assert gpu[2:] == ["GPU", "≥ 2.5", "", "not measured: no GPU so far"]
+    assert gpu[2:] == ["GPU", "≥ 2.5", "", "not measured yet"]
     assert other[-1] == "not measured yet"
 
 
