@@ -138,14 +138,34 @@ def forest(axes: Axes, rows: pd.DataFrame) -> None:
     Args:
         axes: to draw on.
         rows: indexed by name, with columns ``effect``, ``low`` and ``high`` in the unit of the axis; an interval that
-            is infinite, that of a single seed, leaves the dot alone.
+            is infinite, that of a single seed, leaves the dot alone. A column ``published`` adds a diamond where it has
+            a number, a column ``color`` colors each row.
     """
     y = np.arange(len(rows))[::-1]
+    colors = rows["color"] if "color" in rows else pd.Series(COLORS[0], rows.index)
     bounded = np.isfinite(rows["low"]) & np.isfinite(rows["high"])
     axes.axvline(0, color="black", lw=0.8)
-    axes.hlines(y[bounded], rows["low"][bounded], rows["high"][bounded], color=COLORS[0], lw=2)
-    axes.plot(rows["effect"], y, "o", color=COLORS[0])
+    axes.hlines(y[bounded], rows["low"][bounded], rows["high"][bounded], color=colors[bounded], lw=2)
+    axes.scatter(rows["effect"], y, s=36, color=colors, zorder=2)
+    if "published" in rows:
+        axes.plot(rows["published"], y, "D", ms=6, mfc="white", mec="black")
     axes.set_yticks(y, rows.index)
     axes.set_ylim(-0.6, max(len(rows), 1) - 0.4)
     axes.spines["left"].set_visible(False)
     axes.tick_params(left=False)
+
+
+def forests(panels: Mapping[str, pd.DataFrame], unit: str) -> Figure:
+    """:func:`forest` plots side by side, with common rows and axes of their own.
+
+    Args:
+        panels: title → rows; a row that one panel lacks is left empty there.
+        unit: of all axes.
+    """
+    names = list(dict.fromkeys(name for rows in panels.values() for name in rows.index))
+    size = (2.6 + 2.6 * len(panels), 1.1 + 0.3 * len(names))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    for ax, (title, rows) in zip(axes.flat, panels.items(), strict=True):
+        forest(ax, rows.reindex(names))
+        ax.set(title=title, xlabel=unit)
+    return figure

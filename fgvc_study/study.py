@@ -18,7 +18,7 @@ from fgvc_lib.config import Config
 from fgvc_study import experiment as asked
 from fgvc_study.experiment import Experiment
 from fgvc_study.record import Record, find, find_all
-from fgvc_study.tables import frame, provenance_line
+from fgvc_study.tables import frame, provenance_line, title
 from fgvc_study.training import Trained, announce, is_measured, measure, train_or_load
 
 Train = Literal["missing", "all", "never"]
@@ -121,7 +121,7 @@ class Study:
         return self._frame(asked.table(profile, self.chapter).get(name, Experiment(name, {})))
 
     def beside_photos(self, name: str, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        """Data set → the runs of an experiment: these, and where they are measured and others, those on real images.
+        """Title → the runs of an experiment: these, and where they are measured and others, those on real images.
 
         Args:
             name: of the experiment.
@@ -129,8 +129,7 @@ class Study:
         """
         photos = self.recorded(name, profile="photos")
         others = photos["measured"].any() and not photos["id"].isin(runs["id"]).any()
-        both = {str(runs["data"].iloc[0]): runs}
-        return both | ({str(photos["data"].iloc[0]): photos} if others else {})
+        return {title(runs): runs} | ({title(photos): photos} if others else {})
 
     def records(self, runs: pd.DataFrame) -> list[Record]:
         """The records behind a frame, for their history and arrays."""

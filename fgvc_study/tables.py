@@ -10,6 +10,23 @@ from fgvc_study.experiment import Experiment
 from fgvc_study.record import Record, run_id
 
 
+NAMES = {
+    "birds": "synthetic birds",
+    "mnist": "MNIST",
+    "cub100": "CUB-100",
+    "flowers": "Flowers-102",
+    "cars196_crops": "crops of cars",
+}
+"""Data set → its name in titles, where it has another one."""
+
+
+def title(runs: pd.DataFrame) -> str:
+    """The data that runs of one experiment were made on, and whether their networks were pretrained."""
+    name = runs["data"].iloc[0]
+    pretrained = "backbone_args.pretrained" in runs and runs["backbone_args.pretrained"].eq(True).any()
+    return NAMES.get(name, name) + ", pretrained" * bool(pretrained)
+
+
 def frame(experiment: Experiment, records: Mapping[str, Record]) -> pd.DataFrame:
     """One row for each run that an experiment asks for.
 

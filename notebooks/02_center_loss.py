@@ -445,8 +445,7 @@ by_lambda = study.run(
 def measured(experiment, runs):
     """The runs of an experiment by data set: those that are measured, else these."""
     both = study.beside_photos(experiment, runs)
-    names = {"mnist": "MNIST"}
-    known = {names.get(k, k): r for k, r in both.items() if r["measured"].any()}
+    known = {name: r for name, r in both.items() if r["measured"].any()}
     return known or {dataset: runs}
 
 

@@ -60,7 +60,7 @@ from fgvc_lib.layers.bilinear import bilinear_pool, signed_sqrt
 from fgvc_lib.train.model import build
 from fgvc_study import Study, benchmarks, published, vary
 from fgvc_study.diagrams import Diagram
-from fgvc_study.figures import COLORS, forest, show, show_table, style
+from fgvc_study.figures import COLORS, forest, forests, show, show_table, style
 from fgvc_study.findings import difference, effects, level, tell
 from fgvc_study.metrics.parts import pointing_game
 from fgvc_study.protocol import configuration
@@ -790,12 +790,17 @@ tell(
 # row has its own learning rate; {numref}`fig-bcnn-rates` shows how much depends on it.
 
 # %% tags=["figure", "hide-input"]
-figure, ax = plt.subplots(figsize=(6.2, 2.4))
-gains = {name: difference(by_component, name, "average pooling") for name in BILINEAR}
-forest(ax, effects(gains))
-ax.set_xlabel("over average pooling, points")
+measured = study.beside_photos("components", by_component)
 show(
-    figure,
+    forests(
+        {
+            title: effects(
+                {name: difference(runs, name, "average pooling") for name in BILINEAR}
+            )
+            for title, runs in measured.items()
+        },
+        "over average pooling, points",
+    ),
     drawing=True,
     name="fig-bcnn-components",
     caption="Test accuracy of four ways to finish Φ, minus that of average pooling: "
@@ -1150,6 +1155,14 @@ tell(
     plain=torn["average pooling"][2],
     enough=enough,
     size=size,
+)
+tell(
+    "6. With a pretrained network on CUB-100, B-CNN reaches {bcnn} and average pooling "
+    "{plain}: {d}. The root on top of the norm brings {root} there.",
+    bcnn=level(photos["components"], FULL),
+    plain=level(photos["components"], "average pooling"),
+    d=difference(photos["components"], FULL, "average pooling"),
+    root=difference(photos["components"], FULL, "bilinear + norm"),
 )
 
 # %% [markdown]

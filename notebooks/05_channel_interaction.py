@@ -58,7 +58,15 @@ from fgvc_lib.methods.cin import CIN
 from fgvc_lib.train.model import build
 from fgvc_study import Study, benchmarks, published, vary
 from fgvc_study.diagrams import Diagram
-from fgvc_study.figures import COLORS, curve, forest, show, show_table, style
+from fgvc_study.figures import (
+    COLORS,
+    curve,
+    forest,
+    forests,
+    show,
+    show_table,
+    style,
+)
 from fgvc_study.findings import difference, effects, level, lost, tell
 from fgvc_study.metrics.channels import channel_parts_of
 from fgvc_study.protocol import configuration
@@ -891,14 +899,16 @@ tell(
 # the same ($W = 1/c$). What SCI adds beyond them is due to its relation.
 
 # %% tags=["figure", "hide-input"]
-figure, ax = plt.subplots(figsize=(6.2, 3.2))
-gains = {
-    n: difference(by_component, n, "baseline") for n in VARIANTS if n != "baseline"
-}
-forest(ax, effects(gains))
-ax.set_xlabel("over the baseline, points")
+measured = study.beside_photos("components", by_component)
+others = [name for name in VARIANTS if name != "baseline"]
 show(
-    figure,
+    forests(
+        {
+            title: effects({n: difference(runs, n, "baseline") for n in others})
+            for title, runs in measured.items()
+        },
+        "over the baseline, points",
+    ),
     drawing=True,
     name="fig-cin-ablation",
     caption="Test accuracy minus that of the same network without a block: mean "
@@ -1277,10 +1287,18 @@ tell(
     cgnl=quoted["SCI"] - quoted["CGNL"],
     nts=quoted["NTS-Net"],
     both=quoted["NTS-Net + CIN"],
-    photos=f"On our photographs SCI brings {difference(photos, 'SCI', 'baseline')}."
-    if difference(photos, "SCI", "baseline")
+    photos=""
+    if photos["measured"].any()
     else "Our photographs have not been measured yet.",
 )
+if photos["measured"].any():
+    tell(
+        "On our photographs SCI is {sci.word} the baseline ({sci}), and CIN {cin.word} it "
+        "({cin}). SE, a gate for each channel, is {se.word} it ({se}).",
+        sci=difference(photos, "SCI", "baseline"),
+        cin=difference(photos, "SCI + CCI", "baseline"),
+        se=difference(photos, "SE", "baseline"),
+    )
 
 # %% [markdown]
 # ## Paper versus official implementation
@@ -1509,6 +1527,12 @@ tell(
     "{cosine:.2f} with the plain mean of all.",
     e=eta,
     cosine=cosine.item(),
+)
+tell(
+    "6. With a pretrained network on CUB-100, SCI is {sci.word} the baseline ({sci}) and "
+    "the whole of CIN {cin.word} it ({cin}).",
+    sci=difference(photos, "SCI", "baseline"),
+    cin=difference(photos, "SCI + CCI", "baseline"),
 )
 
 # %% [markdown]

@@ -70,7 +70,15 @@ from fgvc_lib.losses.distillation import distillation_loss
 from fgvc_lib.methods.tasn import RELEASED, TASN
 from fgvc_study import Study, benchmarks, published, vary
 from fgvc_study.diagrams import Diagram
-from fgvc_study.figures import COLORS, curve, forest, show, show_table, style
+from fgvc_study.figures import (
+    COLORS,
+    curve,
+    forest,
+    forests,
+    show,
+    show_table,
+    style,
+)
 from fgvc_study.findings import difference, effects, level, tell
 from fgvc_study.metrics.parts import peaks
 from fgvc_study.metrics.sampling import (
@@ -816,19 +824,19 @@ tell(
 # From here on numbers come from committed records. Each row below trains the same classifying network on the same number of pixels, and adds one piece.
 
 # %% tags=["figure", "hide-input"]
-figure, ax = plt.subplots(figsize=(7, 2.3))
-forest(
-    ax,
-    effects(
-        {
-            name: difference(by_component, name, "plain resizing")
-            for name in ("uniform sampling", "structure", "structure + detail", TAUGHT)
-        }
-    ),
-)
-ax.set(xlabel="test accuracy above plain resizing, points")
+PIECES = ("uniform sampling", "structure", "structure + detail", TAUGHT)
+measured = study.beside_photos("components", by_component)
 show(
-    figure,
+    forests(
+        {
+            title: effects(
+                {name: difference(runs, name, "plain resizing") for name in PIECES}
+            )
+            for title, runs in measured.items()
+        },
+        "over plain resizing, points",
+    ),
+    drawing=True,
     name="fig-tasn-components",
     caption="What each piece brings over plain resizing: differences over the same seeds with "
     "their 95 % intervals.",
@@ -971,7 +979,7 @@ show(
 # %% tags=["hide-input"]
 ends = f"{weights[0]:g}", f"{weights[1]:g}"
 tell(
-    "Over two seeds, λ = {w0} reaches {first} and λ = {w1} {second}: no distillation is {d.word} the "
+    "λ = {w0} reaches {first} and λ = {w1} {second}: no distillation is {d.word} the "
     "paper's weight ({d}). The concatenation of both features, which keeps the part net at test, "
     "reaches {concat} and is {c.word} distillation ({c}).",
     w0=ends[0],
@@ -1022,11 +1030,13 @@ show(
 )
 
 # %% tags=["hide-input"]
-for step in steps:
+measured_on = [found["device"] for found in costs for _ in found["steps"]]
+for step, chip in zip(steps, measured_on, strict=True):
     tell(
-        "Measured with {net} ({size} → {input} px) on one processor core, a step of TASN takes {times:.1f} times "
+        "Measured with {net} ({size} → {input} px) on {where}, a step of TASN takes {times:.1f} times "
         "as long as the baseline's at the same input; the sampler is {sampler:.1f} % of it and the trilinear "
         "product {product:.1f} %.",
+        where="one processor core" if chip["type"] == "cpu" else f"an {chip['name']}",
         net="ResNet-50" if step in large else "the small ResNet",
         size=step["image_size"],
         input=step["input_size"],
@@ -1059,7 +1069,7 @@ by_normalization = study.run(
 # %% tags=["table", "hide-input"]
 photos = {
     name: study.recorded(name, profile="photos")
-    for name in ("components", "normalization")
+    for name in ("components", "normalization", "gradient")
 }
 beside = pd.concat(
     [
@@ -1103,6 +1113,26 @@ if photos["components"]["measured"].any():
         tasn=level(photos["components"], TAUGHT),
         plain=level(photos["components"], "plain resizing"),
         d=difference(photos["components"], TAUGHT, "plain resizing"),
+    )
+    tell(
+        "Most of it is more than attention: even sampling of both networks, a second view of the same "
+        "image with shared weights, is {u.word} plain resizing ({u}). Attention in the place of even "
+        "sampling adds {s}, distillation {t}.",
+        u=difference(photos["components"], "uniform sampling", "plain resizing"),
+        s=difference(photos["components"], "structure + detail", "uniform sampling"),
+        t=difference(photos["components"], TAUGHT, "structure + detail"),
+    )
+    tell(
+        "What decides is the softmax over positions. Without it and without that over channels the whole "
+        "method is {n.word} the paper's ({n}); with the second alone it is {r.word} neither ({r}).",
+        n=difference(photos["normalization"], "neither", "both"),
+        r=difference(photos["normalization"], "relation", "neither"),
+    )
+    tell(
+        "Gradients that also flow through the sampler make the attention {g.word} that of the paper ({g}). "
+        "An attention net that keeps ImageNet's weights is {i.word} a trained one ({i}).",
+        g=difference(photos["gradient"], "its own classifier + sampling", OWN),
+        i=difference(photos["gradient"], UNTRAINED, OWN),
     )
 else:
     tell("Ours on photographs has not been measured yet.")
@@ -1202,10 +1232,10 @@ tell(
     d=difference(by_component, TAUGHT, "plain resizing"),
 )
 tell(
-    "2. The sampler does what it promises: the structure image magnifies the discriminative part {m} times, and in {share} of the "
-    "images by more than 1.",
+    "2. The sampler does what it promises: the structure image magnifies the discriminative part {m} times in area, and the best "
+    "detail image of each bird {best} times.",
     m=magnified(by_component, TAUGHT),
-    share=level(by_component, TAUGHT, "magnification/structure_above_1"),
+    best=magnified(by_component, TAUGHT, "detail_best"),
 )
 tell(
     "3. Attention is not clearly what pays: an attention net that is never trained reaches {untrained}, and the trained one is {d.word} it ({d})."
@@ -1229,6 +1259,13 @@ tell(
     b=both["trilinear/agreement"],
     p=both["raw/parts"],
     q=both["trilinear/parts"],
+)
+tell(
+    "6. With pretrained networks on CUB-100 TASN is {d.word} plain resizing ({d}); even sampling, without attention, brings {u} of it, and without "
+    "both softmaxes the method is {n.word} itself ({n}).",
+    d=difference(photos["components"], TAUGHT, "plain resizing"),
+    u=difference(photos["components"], "uniform sampling", "plain resizing"),
+    n=difference(photos["normalization"], "neither", "both"),
 )
 
 # %% [markdown]

@@ -58,7 +58,7 @@ from fgvc_lib.train import build
 from fgvc_study import Study, benchmarks, published, vary
 from fgvc_study.diagrams import Diagram
 from fgvc_study.estimate import Shape, step
-from fgvc_study.figures import COLORS, forest, show, show_table, style
+from fgvc_study.figures import COLORS, forest, forests, show, show_table, style
 from fgvc_study.findings import difference, effects, level, tell
 from fgvc_study.metrics.parts import box_area, box_recall
 from fgvc_study.protocol import configuration
@@ -757,14 +757,17 @@ tell(
 # From here on numbers come from committed records.
 
 # %% tags=["figure", "hide-input"]
-figure, ax = plt.subplots(figsize=(7, 2.3))
 others = (PLAIN, "two stages, drop only", "two stages, zoom only", "two stages")
-forest(
-    ax, effects({name: difference(by_component, name, "one stage") for name in others})
-)
-ax.set(xlabel="test accuracy above one stage, points")
+measured = study.beside_photos("components", by_component)
 show(
-    figure,
+    forests(
+        {
+            title: effects({n: difference(runs, n, "one stage") for n in others})
+            for title, runs in measured.items()
+        },
+        "over one stage, points",
+    ),
+    drawing=True,
     name="fig-ap-components",
     caption="What the second stage brings over the first, whole and with one of its halves, and the plain network at its "
     "own learning rate: differences over the same seeds with their 95 % intervals.",
@@ -999,7 +1002,8 @@ for (title, (depth, shape, width, pyramid)), size in zip(
 
 # %% tags=["table", "hide-input"]
 photos = {
-    name: study.recorded(name, profile="photos") for name in ("components", "gates")
+    name: study.recorded(name, profile="photos")
+    for name in ("components", "gates", "levels", "controls")
 }
 beside = pd.concat(
     [
@@ -1051,6 +1055,15 @@ if photos["components"]["measured"].any():
         two=level(photos["components"], "two stages"),
         one=level(photos["components"], "one stage"),
         d=difference(photos["components"], "two stages", "one stage"),
+    )
+    tell(
+        "Three levels are {l.word} the last alone ({l}), and the gated pyramid with its pathway is {g.word} the bare one ({g}). "
+        "Boxes that follow the attention are {b.word} as many boxes at random ({b}), and the network with them {c.word} one that "
+        "zooms into the center ({c}).",
+        l=difference(photos["levels"], "3, 4, 5", "5"),
+        g=difference(photos["gates"], "both, pathway", "feature pyramid"),
+        b=difference(photos["controls"], "two stages", "random boxes"),
+        c=difference(photos["controls"], "two stages", "center crop"),
     )
 else:
     tell("Ours on photographs has not been measured yet.")
@@ -1126,6 +1139,13 @@ tell(
         "accuracy",
     ),
     n=difference(stages, "logits", "stage2", "accuracy"),
+)
+tell(
+    "6. With a pretrained network on CUB-100, two stages are {d.word} the plain network with the same head ({d}); boxes from attention are {b.word} boxes at "
+    "random ({b}), and one level of the pyramid is {l.word} three ({l}).",
+    d=difference(photos["components"], "two stages", PLAIN),
+    b=difference(photos["controls"], "two stages", "random boxes"),
+    l=difference(photos["levels"], "5", "3, 4, 5"),
 )
 
 # %% [markdown]

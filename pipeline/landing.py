@@ -6,23 +6,25 @@ from collections import Counter
 
 from fgvc_study import ledger
 from fgvc_study.findings import level
-from pipeline.readme import COMPARISONS, comparisons
+from pipeline.readme import comparisons
 
 PLAIN = "plain, linear head"
 
 
 def page() -> str:
-    """Two sentences in markdown: how the claims fared, and how far the best method is from the plain network."""
+    """In markdown: how the claims fared, and on each data set the plain network and the best method."""
     verdicts = Counter(ledger.judge(claim).verdict for claim in ledger.claims() if claim.kind == "measured")
-    text = (
+    counts = [f"{verdicts['not reproduced']} are not", f"{verdicts['inconclusive']} are inconclusive"]
+    counts += [f"{verdicts['not measured yet']} not measured yet"] * (verdicts["not measured yet"] > 0)
+    lines = [
         f"Of the {sum(verdicts.values())} claims that runs can test, **{verdicts['reproduced']} are reproduced** here, "
-        f"{verdicts['not reproduced']} are not, {verdicts['inconclusive']} are inconclusive and "
-        f"{verdicts['not measured yet']} not measured yet ({{doc}}`/notebooks/08_evidence`)."
-    )
-    runs = comparisons().get(COMPARISONS["quick"])
-    plain = None if runs is None else level(runs, PLAIN)
-    methods = None if runs is None else runs[~runs["variant"].str.startswith("plain")]
-    if plain and methods is not None and len(methods):
-        best = str(methods.groupby("variant")["test_accuracy"].mean().idxmax())
-        text += f" Trained from scratch, the plain network names {plain} of the birds, {best} {level(methods, best)}."
-    return text + "\n"
+        f"{' and '.join(counts)} ({{doc}}`/notebooks/08_evidence`).",
+        "",
+    ]
+    for title, runs in comparisons().items():
+        plain, methods = level(runs, PLAIN), runs[~runs["variant"].str.startswith("plain")]
+        if plain and len(methods):
+            best = str(methods.groupby("variant")["test_accuracy"].mean().idxmax())
+            start = title[0].upper() + title[1:]
+            lines.append(f"- {start}: the plain network is right in {plain} of the cases, {best} in {level(methods, best)}.")
+    return "\n".join(lines) + "\n"

@@ -126,8 +126,30 @@ def test_a_forest_names_its_rows_from_the_top_and_draws_no_infinite_interval(axe
     figures.forest(axes, rows)
     labels = {label.get_text(): y for y, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)}
     assert labels["a"] > labels["b"]
-    dots = next(line for line in axes.lines if line.get_marker() == "o")
-    assert dict(zip(dots.get_xdata(), dots.get_ydata(), strict=True)) == {1.0: labels["a"], -2.0: labels["b"]}
-    (interval,) = axes.collections[0].get_segments()
+    lines, dots = axes.collections
+    assert dots.get_offsets().tolist() == [[1.0, labels["a"]], [-2.0, labels["b"]]]
+    (interval,) = lines.get_segments()
     assert interval.tolist() == [[0.5, labels["a"]], [1.5, labels["a"]]]
     figures.forest(axes, rows.iloc[:0])  # nothing measured: an empty drawing
+
+
+def test_a_forest_takes_colors_and_the_published_differences(axes):
+    rows = pd.DataFrame({"effect": [1.0, -2.0], "low": 0.0, "high": 2.0, "published": [3.0, np.nan]}, index=["a", "b"])
+    figures.forest(axes, rows.assign(color=["red", "blue"]))
+    lines, dots = axes.collections
+    for drawn in (lines.get_colors(), dots.get_facecolors()):
+        np.testing.assert_array_equal(drawn, [(1, 0, 0, 1), (0, 0, 1, 1)])
+    (diamonds,) = (line for line in axes.lines if line.get_marker() == "D")
+    np.testing.assert_array_equal(diamonds.get_xdata(), [3.0, np.nan])
+
+
+def test_forests_have_their_rows_in_common():
+    def rows(**effects):
+        return pd.DataFrame({"effect": effects, "low": -1.0, "high": 4.0})
+
+    drawn = figures.forests({"birds": rows(a=1.0, b=2.0), "photographs": rows(b=3.0, c=0.0)}, "points")
+    assert [ax.get_title() for ax in drawn.axes] == ["birds", "photographs"]
+    labels = [label.get_text() for label in drawn.axes[0].get_yticklabels()]
+    assert labels == ["a", "b", "c"]
+    right = drawn.axes[1].collections[1].get_offsets()
+    assert right[~right.mask.any(1)].tolist() == [[3.0, 1.0], [0.0, 0.0]]
