@@ -9,7 +9,6 @@ import pandas as pd
 from fgvc_study.experiment import Experiment
 from fgvc_study.record import Record, run_id
 
-
 NAMES = {
     "birds": "synthetic birds",
     "mnist": "MNIST",
@@ -22,7 +21,7 @@ NAMES = {
 
 def title(runs: pd.DataFrame) -> str:
     """The data that runs of one experiment were made on, and whether their networks were pretrained."""
-    name = runs["data"].iloc[0]
+    name = str(runs["data"].iloc[0])
     pretrained = "backbone_args.pretrained" in runs and runs["backbone_args.pretrained"].eq(True).any()
     return NAMES.get(name, name) + ", pretrained" * bool(pretrained)
 

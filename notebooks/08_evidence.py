@@ -247,6 +247,7 @@ everywhere = {
     if runs["measured"].any()
 }
 
+
 # %% tags=["figure", "hide-input"]
 def papers_gains(pretrained):
     """Method → the paper's own gain; MC-Loss prints both sides from scratch alone."""
@@ -506,9 +507,7 @@ for name, other in elsewhere.items():
 
 # %%
 tables = {
-    title(runs): runs
-    for runs in [compared, *photographs]
-    if runs["measured"].any()
+    title(runs): runs for runs in [compared, *photographs] if runs["measured"].any()
 }
 
 
@@ -601,10 +600,10 @@ for bench in benchmarks.records("step"):
 
 # %% tags=["figure", "hide-input"]
 MARKS = "osDv^P*X"
-drawn = {name: runs for name, runs in tables.items() if "cost/multiply_adds" in runs}
-panels = max(len(drawn), 1)
+priced = {name: runs for name, runs in tables.items() if "cost/multiply_adds" in runs}
+panels = max(len(priced), 1)
 figure, axes = plt.subplots(1, panels, figsize=(3.6 * panels + 2.2, 3.6), squeeze=False)
-for ax, (name, runs) in zip(axes.flat, drawn.items(), strict=False):
+for ax, (name, runs) in zip(axes.flat, priced.items(), strict=False):
     for variant, color, mark in zip(
         runs["variant"].unique(), COLORS, MARKS, strict=False
     ):
@@ -621,7 +620,7 @@ for ax, (name, runs) in zip(axes.flat, drawn.items(), strict=False):
     ax.minorticks_off()
     ax.set(title=name)
     ax.set(xlabel="multiply-adds of a prediction, millions", ylabel="test accuracy, %")
-if drawn:
+if priced:
     axes.flat[-1].legend(bbox_to_anchor=(1.02, 1), loc="upper left", fontsize=8)
 show(
     figure,

@@ -26,5 +26,7 @@ def page() -> str:
         if plain and len(methods):
             best = str(methods.groupby("variant")["test_accuracy"].mean().idxmax())
             start = title[0].upper() + title[1:]
-            lines.append(f"- {start}: the plain network is right in {plain} of the cases, {best} in {level(methods, best)}.")
+            lines.append(
+                f"- {start}: the plain network is right in {plain} of the cases, {best} in {level(methods, best)}."
+            )
     return "\n".join(lines) + "\n"

@@ -32,8 +32,8 @@ COMPARISONS = {
 """Title → profile and experiment of chapter 8 that compares all methods, in one budget."""
 WHAT = """\
 Mean ± standard deviation; one budget for all rows of a column. Birds: a small ResNet at 64 px. Photographs: an
-EfficientNet-Lite0 that has seen ImageNet, at 128 px; CUB-100 is box crops of 100 of CUB's 200 classes and not comparable
-with published figures of CUB."""
+EfficientNet-Lite0 that has seen ImageNet, at 128 px; CUB-100 is box crops of 100 of CUB's 200 classes and not
+comparable with published figures of CUB."""
 FIGURE = Path("book/_static/results.svg")
 OWN, ANSWERS = Path("book/_static/own_images.png"), "fig-own-overlays"
 BEGIN, END = "<!-- results: made by `make readme` -->", "<!-- end of results -->"
