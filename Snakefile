@@ -48,7 +48,7 @@ rule execute:
 rule figures:
     input:
         "book/figures.py",
-        project.files(*execute.LIBRARY),
+        project.files(*execute.LIBRARY, "data/benchmarks/*.json"),
     output:
         directory("build/figures"),
     shell:

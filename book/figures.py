@@ -1,6 +1,7 @@
 """Draws the pictures of the book's prose pages: `python book/figures.py FOLDER`.
 
-Nothing is read but the library: the birds are drawn from numbers, the same ones every time.
+The birds are drawn from numbers, the same ones every time; the charts of the performance page from the records of the
+benchmarks.
 """
 
 import sys
@@ -13,7 +14,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from fgvc_lib.data import birds
+from fgvc_study.benchmarks import records
 from fgvc_study.figures import COLORS, style
+
+PARTS = ("data", "forward", "backward", "optimizer", "after step")  # of a training step
 
 
 def sheet(folder: Path, *, columns: int = 6, size: int = 192) -> None:
@@ -37,6 +41,50 @@ def sheet(folder: Path, *, columns: int = 6, size: int = 192) -> None:
     plt.close(figure)
 
 
+def where(record: dict) -> str:
+    """The device of a benchmark, as a title has it."""
+    return "one CPU thread" if record["device"]["type"] == "cpu" else record["device"]["name"]
+
+
+def steps(folder: Path) -> None:
+    """Where the time of a training step goes: a bar for each method, a panel for each device."""
+    found = records("step")
+    figure, axes = plt.subplots(1, len(found), figsize=(9, 3.2), sharey=True, squeeze=False)
+    for axis, record in zip(axes.flat, found, strict=True):
+        left = np.zeros(len(record["methods"]))
+        for part, color in zip(PARTS, COLORS, strict=False):
+            taken = np.array([1e3 * row[part] / row["batch"] for row in record["methods"].values()])  # ms an image
+            axis.barh(list(record["methods"]), taken, left=left, color=color, label=part)
+            left += taken
+        axis.set(title=where(record), xlabel="milliseconds an image")
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].legend(loc="upper right", fontsize=9)
+    figure.savefig(folder / "step.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def growth(folder: Path) -> None:
+    """The exponent of time with its lowest and highest, for all that was made to grow, on each device."""
+    found = records("growth")
+    names = [f"{row['what']}: {row['variable']}" for row in found[0]["growth"]]
+    figure, axis = plt.subplots(figsize=(9, 0.9 + 0.3 * len(names)))
+    for n, record in enumerate(found):
+        slopes = [row["exponent"] for row in record["growth"]]
+        y = np.arange(len(names)) + 0.25 * (n - (len(found) - 1) / 2)
+        axis.hlines(y, [s["lowest"] for s in slopes], [s["highest"] for s in slopes], color=COLORS[n], lw=2)
+        axis.plot([s["median"] for s in slopes], y, "os"[n % 2], color=COLORS[n], label=where(record))
+    for exponent in (0, 1, 2):
+        axis.axvline(exponent, color="#BBBBBB", lw=0.8, zorder=0)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set(xlabel="exponent s of time ∝ size$^s$")
+    axis.legend(loc="lower right", fontsize=9)
+    figure.savefig(folder / "growth.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
 if __name__ == "__main__":
     style()
-    sheet(Path(sys.argv[1]))
+    plt.rcParams["svg.hashsalt"] = "book"  # the same records, the same bytes
+    for draw in (sheet, steps, growth):
+        draw(Path(sys.argv[1]))
