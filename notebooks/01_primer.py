@@ -103,7 +103,7 @@ NETWORK = "tf_efficientnet_lite0"
 
 
 def recognizer():
-    """A network that has seen the 1.3 million photographs of ImageNet, and its names."""
+    """A network that has seen 1.3 million photographs of ImageNet, and its names."""
     with warnings.catch_warnings():  # of progress bars that nothing shows
         warnings.simplefilter("ignore")
         import timm
@@ -304,9 +304,10 @@ for ax in axes.flat:
 show(
     figure,
     name="fig-primer-classes",
-    caption="A bird of each class with its discriminative part outlined, and below it the "
-    "oracle crop. The two classes of a column share the discriminative part and differ in "
-    "the mark on it. The outline is the place of the mark, not its shape.",
+    caption="A bird of each class with its discriminative part outlined, and below it"
+    " the oracle crop. The two classes of a column share the discriminative "
+    "part and differ in the mark on it. The outline is the place of the mark,"
+    " not its shape.",
     alt="Twelve small drawn birds in varied poses and colors before varied "
     "backgrounds, each with one outlined part: crown, eye, beak, breast, wing or "
     "tail. Under each bird is the outlined part enlarged.",
@@ -359,10 +360,11 @@ show(
     figure,
     name="fig-primer-parts",
     caption="What is known of one image: a mask, a box and a point for each visible "
-    "part. The thick box belongs to the discriminative part; the oracle crop on the right "
-    "is cut around it.",
+    "part. The thick box belongs to the discriminative part; the oracle crop "
+    "on the right is cut around it.",
     alt="Four pictures of one drawn bird: the image, colored masks on its parts, "
-    "colored boxes with center points, and the discriminative part cropped and enlarged.",
+    "colored boxes with center points, and the discriminative part cropped and "
+    "enlarged.",
 )
 
 # %% [markdown]
@@ -748,9 +750,9 @@ show(
     figure,
     name="fig-primer-confusion",
     caption="Confusions of the network trained on this page, in percent of the true "
-    "class. Where parts are known, white lines bound the blocks of classes that share "
-    "their discriminative part: an error inside a block is a misread mark, one outside is a "
-    "mark seen on the wrong part.",
+    "class. Where parts are known, white lines bound the blocks of classes "
+    "that share their discriminative part: an error inside a block is a "
+    "misread mark, one outside is a mark seen on the wrong part.",
     alt="Confusion matrix of up to twelve classes; those of the birds are ordered by "
     "discriminative part and divided into six blocks of two classes.",
 )

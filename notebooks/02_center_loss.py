@@ -70,9 +70,10 @@ for ax, (name, weight) in zip(axes, panels.items(), strict=True):
 show(
     figure,
     name="fig-center-toy",
-    caption="Gradient descent on the features of three classes. The softmax loss drives "
-    "the classes apart and leaves each a cloud; with center loss they contract to their "
-    "centers, whose way is drawn in black. Gray: the way of each feature.",
+    caption="Gradient descent on the features of three classes. The softmax loss "
+    "drives the classes apart and leaves each a cloud; with center loss they "
+    "contract to their centers, whose way is drawn in black. Gray: the way of"
+    " each feature.",
     alt="Two scatter plots of three classes of points: after the softmax loss separate "
     "clouds, after softmax and center loss a point for each class.",
 )
@@ -85,10 +86,10 @@ from fgvc_study.findings import difference, level, tell
 best = Study("02_center_loss").recorded("wide", profile="photos")  # MNIST
 with_center = (best, "softmax + center", "softmax")
 tell(
-    "**Main finding.** On handwritten digits (MNIST), with features of 64 numbers, center "
-    "loss shrinks the width of a class from {before} to {after} of the gap between "
-    "classes. Verification AUC is {d.word} that of the softmax loss alone: {d}. "
-    "Classification accuracy: {a}.",
+    "**Main finding.** On handwritten digits (MNIST), with features of 64 numbers, "
+    "center loss shrinks the width of a class from {before} to {after} of the gap "
+    "between classes. Verification AUC is {d.word} that of the softmax loss alone: "
+    "{d}. Classification accuracy: {a}.",
     before=level(best, "softmax", "compactness/ratio"),
     after=level(best, "softmax + center", "compactness/ratio"),
     d=difference(*with_center, "verification/auc"),
@@ -178,10 +179,10 @@ PICTURES = [*METRICS, "features_2d"]
 n, classes = 60_000, 10
 each = n // classes
 tell(
-    "There are many of them: {n:,} images of {classes} classes make {pairs:.1f} billion "
-    "pairs and {triplets:.0f} trillion triplets. Nobody trains on all, so both losses need **mining**, and "
-    "results depend on how it is done. Center Loss compares each image with one point, the "
-    "center of its class.",
+    "There are many of them: {n:,} images of {classes} classes make {pairs:.1f} "
+    "billion pairs and {triplets:.0f} trillion triplets. Nobody trains on all, so "
+    "both losses need **mining**, and results depend on how it is done. Center Loss "
+    "compares each image with one point, the center of its class.",
     n=n,
     classes=classes,
     pairs=math.comb(n, 2) / 1e9,
@@ -211,8 +212,9 @@ show(
     diagram.figure,
     drawing=True,
     name="fig-center-diagram",
-    caption="Center loss is a second loss on the same features. Gradients of both losses "
-    "train the network; the centers follow the features by a rule of their own.",
+    caption="Center loss is a second loss on the same features. Gradients of both "
+    "losses train the network; the centers follow the features by a rule of "
+    "their own.",
     alt="Diagram: images pass LeNet++ and become features of d numbers. A linear "
     "classifier gives the softmax loss; features and centers give the center loss; a "
     "dashed arrow says that features update the centers without a gradient.",
@@ -406,9 +408,9 @@ for ax, (row, network) in zip(axes, trained.items(), strict=True):
 show(
     figure,
     name="fig-center-features",
-    caption="Two-dimensional features of test digits. The softmax loss alone "
-    "makes rays, all near each other at the root. Center loss gathers each class around "
-    "its center (black rings). Each panel has its own scale.",
+    caption="Two-dimensional features of test digits. The softmax loss alone makes "
+    "rays, all near each other at the root. Center loss gathers each class "
+    "around its center (black rings). Each panel has its own scale.",
     alt="Two scatter plots of test features. Without center loss each digit is a ray "
     "from the origin; with it each digit is a compact cluster.",
 )
@@ -417,10 +419,10 @@ show(
 live = study.live_frame(trained)
 RATIO = "compactness/ratio"
 tell(
-    "To compare the two we divide the mean distance of a feature to its class mean by the "
-    "distance from there to the nearest other class. This **ratio** does not change when "
-    "all features are scaled. It is {before} with the softmax loss and {after} with center "
-    "loss; test accuracy is {a} and {b}.",
+    "To compare the two we divide the mean distance of a feature to its class mean by"
+    " the distance from there to the nearest other class. This **ratio** does not "
+    "change when all features are scaled. It is {before} with the softmax loss and "
+    "{after} with center loss; test accuracy is {a} and {b}.",
     before=level(live, "softmax", RATIO),
     after=level(live, "softmax + center", RATIO),
     a=level(live, "softmax"),
@@ -467,8 +469,8 @@ for ax in axes.flat[len(weights) :]:
 show(
     figure,
     name="fig-center-lambda-features",
-    caption="Test features for growing λ, as in the paper's Figure 3. Each panel has its "
-    "own scale; look at how wide a class is beside the gaps.",
+    caption="Test features for growing λ, as in the paper's Figure 3. Each panel has "
+    "its own scale; look at how wide a class is beside the gaps.",
     alt="Scatter plots of two-dimensional test features, one for each value of "
     "lambda, from rays at zero to round clusters; for the largest lambda some classes "
     "lie on each other.",
@@ -506,8 +508,8 @@ show(
     name="fig-center-lambda-distances",
     caption="Distances inside and between classes against λ; a dot is a seed, the "
     "line their mean. Center loss shrinks both, the first more than the second.",
-    alt="Three curves over lambda: mean distance to the class mean, mean distance to the "
-    "nearest other class, and their ratio.",
+    alt="Three curves over lambda: mean distance to the class mean, mean distance to "
+    "the nearest other class, and their ratio.",
 )
 
 # %% tags=["figure", "hide-input"]
@@ -545,10 +547,11 @@ show(
 
 # %% tags=["hide-input"]
 tell(
-    "At λ = 0.01 the ratio is {r1}, against {r0} at λ = 0, and accuracy is {small.word} that "
-    "at λ = 0 ({small}). At λ = 0.1 the ratio is {r2} and accuracy is {large.word} that at "
-    "λ = 0 ({large}); at λ = 1 it is {huge.word} it ({huge}). Verification by Euclidean "
-    "distance, which center loss acts on, is {verify.word} it at λ = 0.01 ({verify}).",
+    "At λ = 0.01 the ratio is {r1}, against {r0} at λ = 0, and accuracy is "
+    "{small.word} that at λ = 0 ({small}). At λ = 0.1 the ratio is {r2} and accuracy "
+    "is {large.word} that at λ = 0 ({large}); at λ = 1 it is {huge.word} it ({huge})."
+    " Verification by Euclidean distance, which center loss acts on, is {verify.word}"
+    " it at λ = 0.01 ({verify}).",
     small=difference(runs, "0.01", "0"),
     large=difference(runs, "0.1", "0"),
     huge=difference(runs, "1", "0"),
@@ -605,10 +608,10 @@ show(
 name, runs = list(on_alpha.items())[-1]
 DRIFT = "center_drift/relative"
 tell(
-    "At α = 0.01 the centers are still on their way when training ends: their delay is "
-    "{slow} of a typical feature's distance, and accuracy is {a}. At 0.1 the delay is "
-    "{right}. At 1 the centers jump to the last batch and the delay is {fast}. Accuracy at "
-    "α = 1 is {d.word} that at 0.1 ({d}).",
+    "At α = 0.01 the centers are still on their way when training ends: their delay "
+    "is {slow} of a typical feature's distance, and accuracy is {a}. At 0.1 the delay"
+    " is {right}. At 1 the centers jump to the last batch and the delay is {fast}. "
+    "Accuracy at α = 1 is {d.word} that at 0.1 ({d}).",
     slow=level(runs, "0.01", DRIFT),
     right=level(runs, "0.1", DRIFT),
     fast=level(runs, "1", DRIFT),
@@ -653,17 +656,19 @@ for ax, runs in zip(axes, (thin, thick), strict=True):
 show(
     figure,
     name="fig-center-effects",
-    caption="What center loss (λ = 0.01) changes over the softmax loss alone, in points: "
-    "mean over seeds and 95 % interval. Right of zero center loss is better.",
+    caption="What center loss (λ = 0.01) changes over the softmax loss alone, in "
+    "points: mean over seeds and 95 % interval. Right of zero center loss is "
+    "better.",
     alt="Two forest plots of the difference that center loss makes in accuracy, "
     "verification and accuracy under attack, for features of 2 and of 64 numbers.",
 )
 
 # %% tags=["hide-input"]
 tell(
-    "With d = {dim}, accuracy with center loss is {acc.word} that without ({acc}), verification "
-    "by cosine is {ver.word} it ({ver}), and accuracy under attack is {att.word} it ({att}). "
-    "With d = 2 the same three differences are {acc2}, {ver2} and {att2}.",
+    "With d = {dim}, accuracy with center loss is {acc.word} that without ({acc}), "
+    "verification by cosine is {ver.word} it ({ver}), and accuracy under attack is "
+    "{att.word} it ({att}). With d = 2 the same three differences are {acc2}, {ver2} "
+    "and {att2}.",
     dim=wide_dim,
     acc=difference(thick, "softmax + center", "softmax"),
     ver=difference(thick, "softmax + center", "softmax", "verification/auc"),
@@ -715,9 +720,10 @@ gains = {key: figures[key, PAIR[1]] - figures[key, PAIR[0]] for key, _ in figure
 assert max(gains, key=gains.get) == "MegaFace"
 assert min(gains, key=gains.get) == "LFW"
 tell(
-    "In the paper center loss gains {least:.1f} points where the softmax loss is already "
-    "near the top (LFW) and {most:.1f} where it is far from it (MegaFace). Ours gains {d} in "
-    "the accuracy of pairs. Both gain in verification; the sizes belong to the tasks.",
+    "In the paper center loss gains {least:.1f} points where the softmax loss is "
+    "already near the top (LFW) and {most:.1f} where it is far from it (MegaFace). "
+    "Ours gains {d} in the accuracy of pairs. Both gain in verification; the sizes "
+    "belong to the tasks.",
     least=min(gains.values()),
     most=max(gains.values()),
     d=difference(thick, *PAIR[::-1], "verification/accuracy"),
@@ -770,9 +776,9 @@ by_port = study.run(
 # %% tags=["hide-input"]
 name, port = list(measured("port", by_port).items())[-1]
 tell(
-    "Divided by the batch, accuracy is {d.word} the paper's rule: {d}. When training ends "
-    "the centers are {drift} of a typical feature's distance from their class means, against "
-    "{usual} by the paper's rule.",
+    "Divided by the batch, accuracy is {d.word} the paper's rule: {d}. When training "
+    "ends the centers are {drift} of a typical feature's distance from their class "
+    "means, against {usual} by the paper's rule.",
     d=difference(port, divided, f"{alpha:g}"),
     drift=level(port, divided, DRIFT),
     usual=level(port, f"{alpha:g}", DRIFT),
@@ -804,18 +810,17 @@ compact = difference(thick, *change, RATIO)
 assert compact is None or compact.mean < 0
 assert by_class is None or by_distance.mean > by_class.mean
 tell(
-    "1. Center loss makes classes compact: with d = {dim} the width of a class is {after} of "
-    "the gap to the next class, against {before} with the softmax loss alone.\n"
-    "2. It helps distances most: verification by Euclidean distance gains {l2}, by cosine "
-    "{cos}, and the accuracy of the classifier {acc}.\n"
-    "3. With a feature of two numbers, accuracy at λ = 0.01 is {small.word} that of the "
-    "softmax loss ({small}); at λ = 1, in {epochs_run} epochs, it is {huge.word} it "
-    "({huge}).\n"
-    "4. The speed of the centers: accuracy at α = 1 is {speed.word} that at 0.1 ({speed}); "
-    "with the step divided by the batch it is {port.word} that of the paper's rule ({port}).\n"
-    "5. Accuracy under one adversarial step (ε = 0.1) is {wide_attack.word} that without "
-    "center loss at d = {dim} ({wide_attack}) and {thin_attack.word} it at d = 2 "
-    "({thin_attack}).",
+    "1. Center loss makes classes compact: with d = {dim} the width of a class is "
+    "{after} of the gap to the next class, against {before} with the softmax loss "
+    "alone.\n2. It helps distances most: verification by Euclidean distance gains "
+    "{l2}, by cosine {cos}, and the accuracy of the classifier {acc}.\n3. With a "
+    "feature of two numbers, accuracy at λ = 0.01 is {small.word} that of the softmax"
+    " loss ({small}); at λ = 1, in {epochs_run} epochs, it is {huge.word} it "
+    "({huge}).\n4. The speed of the centers: accuracy at α = 1 is {speed.word} that at"
+    " 0.1 ({speed}); with the step divided by the batch it is {port.word} that of the"
+    " paper's rule ({port}).\n5. Accuracy under one adversarial step (ε = 0.1) is "
+    "{wide_attack.word} that without center loss at d = {dim} ({wide_attack}) and "
+    "{thin_attack.word} it at d = 2 ({thin_attack}).",
     dim=wide_dim,
     epochs_run=int(sweep["epochs"].iloc[0]),
     before=level(thick, PAIR[0], RATIO),

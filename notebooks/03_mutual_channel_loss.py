@@ -29,7 +29,7 @@ style()
 
 
 def overlay(ax, pixels, maps, shift=0.0):
-    """A bird (3, H, W) in gray under its maps (ξ, h, w), a color each, to their peaks."""
+    """A bird (3, H, W) in gray under its maps (ξ, h, w), a color each."""
     side = pixels.shape[-1]
     pale = {"cmap": "gray", "vmin": -350, "vmax": 255}
     ax.imshow(pixels.mean(0), extent=(0, side, side, 0), **pale)
@@ -78,11 +78,12 @@ for ax, (name, parts) in zip(axes[1:], cases.items(), strict=True):
 show(
     figure,
     name="fig-mc-overlap",
-    caption="What MC-Loss asks of the channels of a class (a color each): to recognize "
-    "the class, and to do so at different places. Its measure of diversity h is 1 where "
-    "three channels coincide and approaches 3 where they do not overlap.",
-    alt="A drawn bird, then the same bird twice in gray: with the maps of three channels "
-    "all on the wing, and with one each on wing, crown and tail.",
+    caption="What MC-Loss asks of the channels of a class (a color each): to "
+    "recognize the class, and to do so at different places. Its measure of "
+    "diversity h is 1 where three channels coincide and approaches 3 where "
+    "they do not overlap.",
+    alt="A drawn bird, then the same bird twice in gray: with the maps of three "
+    "channels all on the wing, and with one each on wing, crown and tail.",
 )
 assert reached[0] < 1.01 < 2.5 < reached[1]
 
@@ -94,9 +95,10 @@ CE, MC = "CE, the same head", "CE + MC"
 known = Study("03_mutual_channel_loss").recorded("components", profile="quick")
 gain, alone = (difference(known, variant, CE) for variant in (MC, "CE + dis"))
 tell(
-    "**Main finding.** On drawn birds, trained from scratch, cross-entropy with MC-Loss "
-    "reaches {mc}; cross-entropy alone, with the same network and head, {ce}. The difference "
-    "is {d}. Its first term alone, discriminality, is {dis.word} cross-entropy ({dis}).",
+    "**Main finding.** On drawn birds, trained from scratch, cross-entropy with "
+    "MC-Loss reaches {mc}; cross-entropy alone, with the same network and head, {ce}."
+    " The difference is {d}. Its first term alone, discriminality, is {dis.word} "
+    "cross-entropy ({dis}).",
     mc=level(known, MC),
     ce=level(known, CE),
     d=gain,
@@ -172,8 +174,8 @@ base = configuration(
 
 
 def mutual_channel(xi=xi, mu=mu, **arguments):
-    """Cross-entropy with MC-Loss; at μ = 0 the same network with cross-entropy alone."""
-    # a pretrained network keeps its channels, dealt to the classes as evenly as they can be
+    """Cross-entropy with MC-Loss; at μ = 0 the same network without it."""
+    # a pretrained network keeps its channels, dealt to the classes as evenly as can be
     own = {} if pretrained else {"backbone_args": {"last_channels": num_classes * xi}}
     groups = {} if pretrained else {"xi": xi}
     known = groups | {"mu": mu, "lam": lam, "hidden": hidden} | method_args | arguments
@@ -227,10 +229,11 @@ show(
     name="fig-mc-diagram",
     caption="MC-Loss sees the last map before it is pooled, in training only. The two "
     "lower branches have no weights; the deployed network is the upper one.",
-    alt="Diagram: images pass a convolutional network to a map of c times ξ channels. "
-    "Above, the map is pooled and a head gives cross-entropy. In the middle, a mask, the "
-    "maximum in each group and the mean over positions give discriminality. Below, a "
-    "softmax over positions, the maximum in each group and a sum give diversity.",
+    alt="Diagram: images pass a convolutional network to a map of c times ξ channels."
+    " Above, the map is pooled and a head gives cross-entropy. In the middle, a "
+    "mask, the maximum in each group and the mean over positions give "
+    "discriminality. Below, a softmax over positions, the maximum in each group "
+    "and a sum give diversity.",
 )
 
 # %% [markdown]
@@ -339,8 +342,8 @@ apart = torch.stack([peak_on("wing"), peak_on("breast"), peak_on("tail")])
 slopes = slope_of(alike), slope_of(0.95 * alike + 0.05 * apart)
 assert slopes[0] < 1e-6 < slopes[1]
 tell(
-    "For three equal channels the largest slope is {equal:.4f}; with a twentieth of another "
-    "map mixed into two of them it is {near:.4f}.",
+    "For three equal channels the largest slope is {equal:.4f}; with a twentieth of "
+    "another map mixed into two of them it is {near:.4f}.",
     equal=slopes[0],
     near=slopes[1],
 )
@@ -370,11 +373,11 @@ ratios = ratios.get("diversity of ξ = 10 channels a class", {}).get(
     "over_the_maximum", {}
 )
 tell(
-    "Is it cheaper too? Measured for ten channels a class, forward and backward: Euclidean "
-    "distances pair by pair take {pairs:.1f} times as long as the maximum, Kullback–Leibler "
-    "divergences {kl:.1f} times. Euclidean distances from inner products, which form no "
-    "pairs of maps, take {inner:.1f} times as long. Cost alone does not decide for the "
-    "maximum.",
+    "Is it cheaper too? Measured for ten channels a class, forward and backward: "
+    "Euclidean distances pair by pair take {pairs:.1f} times as long as the maximum, "
+    "Kullback–Leibler divergences {kl:.1f} times. Euclidean distances from inner "
+    "products, which form no pairs of maps, take {inner:.1f} times as long. Cost "
+    "alone does not decide for the maximum.",
     pairs=ratios.get("Euclidean, pair by pair"),
     kl=ratios.get("Kullback–Leibler, pair by pair"),
     inner=ratios.get("Euclidean, inner products"),
@@ -534,9 +537,9 @@ for line, (row, network) in zip(axes, trained.items(), strict=True):
 show(
     figure,
     name="fig-mc-channels",
-    caption="The three channels of the true class of four test birds (a color each, after "
-    "the softmax over positions), without diversity (top) and with it (bottom). The "
-    "discriminative part is outlined in black.",
+    caption="The three channels of the true class of four test birds (a color each, "
+    "after the softmax over positions), without diversity (top) and with it "
+    "(bottom). The discriminative part is outlined in black.",
     alt="Two rows of four drawn birds in gray, each under the colored maps of three "
     "channels, with the outline of the discriminative part.",
 )
@@ -565,10 +568,11 @@ hs, parts = both("h"), both("parts")
 if max_steps is None and hs["dis"] is not None:  # a network that is trained
     assert hs["dis + div"] - hs["dis"] > parts["dis + div"] - parts["dis"]
 tell(
-    "Diversity raises h from {h0} to {h1}. The number of distinct parts goes from {p0} to "
-    "{p1} of three, and the channels on the discriminative part from {o0:.2f} to {o1:.2f}. "
-    "So channels part from each other more than they spread over parts: h counts positions, "
-    "and knows nothing of parts. Test accuracy is {a0} without diversity and {a1} with it.",
+    "Diversity raises h from {h0} to {h1}. The number of distinct parts goes from "
+    "{p0} to {p1} of three, and the channels on the discriminative part from {o0:.2f}"
+    " to {o1:.2f}. So channels part from each other more than they spread over parts:"
+    " h counts positions, and knows nothing of parts. Test accuracy is {a0} without "
+    "diversity and {a1} with it.",
     h0=pick(hs, "dis"),
     h1=pick(hs, "dis + div"),
     p0=pick(parts, "dis"),
@@ -604,10 +608,11 @@ axes[0].legend(fontsize=8)
 show(
     figure,
     name="fig-mc-h",
-    caption="Diversity h and distinct parts on test images after runs of growing length; "
-    "dotted, h on the training images in the course of the longest run.",
-    alt="Two plots over epochs: h, and the mean number of distinct parts, without and with "
-    "the diversity term.",
+    caption="Diversity h and distinct parts on test images after runs of growing "
+    "length; dotted, h on the training images in the course of the longest "
+    "run.",
+    alt="Two plots over epochs: h, and the mean number of distinct parts, without and"
+    " with the diversity term.",
 )
 
 # %% [markdown]
@@ -658,10 +663,10 @@ show(
 # %% tags=["hide-input"]
 NO_MASK, AVERAGE = "CE + MC, no mask", "CE + MC, average instead of max"
 tell(
-    "MC-Loss is {mc.word} cross-entropy ({mc}). Discriminality alone is {dis.word} it "
-    "({dis}), diversity alone {div.word} it ({div}). Without the mask the whole loss is "
-    "{mask.word} that with it ({mask}); with the average across channels in place of the "
-    "maximum it is {avg.word} that with the maximum ({avg}).",
+    "MC-Loss is {mc.word} cross-entropy ({mc}). Discriminality alone is {dis.word} it"
+    " ({dis}), diversity alone {div.word} it ({div}). Without the mask the whole loss"
+    " is {mask.word} that with it ({mask}); with the average across channels in place"
+    " of the maximum it is {avg.word} that with the maximum ({avg}).",
     mc=difference(components, MC, CE),
     dis=difference(components, "CE + dis", CE),
     div=difference(components, "CE + div", CE),
@@ -712,18 +717,18 @@ axes[0].set_ylabel("test accuracy")
 show(
     figure,
     name="fig-mc-xi",
-    caption="Test accuracy against the number of channels for each class, and against the "
-    "fraction that the mask hides; a dot is a seed, the line their mean.",
-    alt="Two curves of test accuracy: over the number of channels for each class, and over "
-    "the fraction of channels that the mask hides.",
+    caption="Test accuracy against the number of channels for each class, and against"
+    " the fraction that the mask hides; a dot is a seed, the line their mean.",
+    alt="Two curves of test accuracy: over the number of channels for each class, and"
+    " over the fraction of channels that the mask hides.",
 )
 
 # %% tags=["hide-input"]
 few, many = str(min(xis)), str(max(xis))
 tell(
-    "With ξ = {few} accuracy is {one}, with ξ = {xi} it is {usual}: a step of {d}. ξ = {many} "
-    "is {more.word} ξ = {xi} ({more}). Hiding two of three channels is {hide.word} hiding "
-    "none ({hide}).",
+    "With ξ = {few} accuracy is {one}, with ξ = {xi} it is {usual}: a step of {d}. ξ "
+    "= {many} is {more.word} ξ = {xi} ({more}). Hiding two of three channels is "
+    "{hide.word} hiding none ({hide}).",
     few=few,
     many=many,
     xi=xi,
@@ -831,17 +836,17 @@ ax.set_xlabel("test accuracy over CE, points")
 show(
     figure,
     name="fig-mc-others",
-    caption="Pairwise Confusion (PC) beside MC-Loss, and MC-Loss on a VGG: what each adds "
-    "to cross-entropy on the same network.",
+    caption="Pairwise Confusion (PC) beside MC-Loss, and MC-Loss on a VGG: what each "
+    "adds to cross-entropy on the same network.",
     alt="A forest plot of differences in test accuracy to cross-entropy: Pairwise "
     "Confusion, MC-Loss and both on a ResNet, and MC-Loss on a VGG.",
 )
 
 # %% tags=["hide-input"]
 tell(
-    "On the VGG, MC-Loss is {v.word} cross-entropy ({v}). Pairwise Confusion with a weight of "
-    "{w:g} is {pc.word} cross-entropy on the ResNet ({pc}); its training accuracy is {fit}, "
-    "against {fitted} with cross-entropy alone.",
+    "On the VGG, MC-Loss is {v.word} cross-entropy ({v}). Pairwise Confusion with a "
+    "weight of {w:g} is {pc.word} cross-entropy on the ResNet ({pc}); its training "
+    "accuracy is {fit}, against {fitted} with cross-entropy alone.",
     w=confusion_weight,
     fit=level(by_confusion, "CE + PC", "train_accuracy"),
     fitted=level(by_confusion, CE, "train_accuracy"),
@@ -891,7 +896,8 @@ if photos["measured"].any():
     lines.append(line | {"effect, points": str(difference(photos, MC, CE))})
 show_table(
     pd.DataFrame(lines),
-    foot="Published: the paper's Table IV, and threads of its repository and of a public "
+    foot="Published: the paper's Table IV, and threads of its repository and of a "
+    "public "
     "port. " + study.foot(photos),
 )
 
@@ -900,11 +906,11 @@ table_iv = [gain for (words, _), gain in gains.items() if words == "Table IV"]
 scratch, same = gains["ResNet-18 from scratch", "cub"], gains["Kurumi233", "cub"]
 assert same < min(table_iv) < max(table_iv) < scratch
 tell(
-    "Beside the baselines that the paper cites, MC-Loss gains {low:.1f} to {high:.1f} points. "
-    "Beside a baseline with the same head and settings, one user of a port finds "
-    "{same:.1f}. From scratch the gain is {scratch:.1f}. So most of the difference in the "
-    "published table may be the head and the recipe; the authors say themselves that the "
-    "loss is not well suited to fine-tuning.",
+    "Beside the baselines that the paper cites, MC-Loss gains {low:.1f} to {high:.1f}"
+    " points. Beside a baseline with the same head and settings, one user of a port "
+    "finds {same:.1f}. From scratch the gain is {scratch:.1f}. So most of the "
+    "difference in the published table may be the head and the recipe; the authors "
+    "say themselves that the loss is not well suited to fine-tuning.",
     low=min(table_iv),
     high=max(table_iv),
     same=same,
@@ -915,10 +921,11 @@ if own_photos is None:
     tell("The same comparison on photographs has not been measured in this book yet.")
 else:
     tell(
-        "On our photographs, with a pretrained network and at the rate that validation "
-        "chose for it, MC-Loss is {d.word} cross-entropy with the same head ({d}). "
-        "Discriminality alone is {dis.word} it ({dis}). One reason may be, and nothing "
-        "here tests it, that ImageNet has taught the network different channels already.",
+        "On our photographs, with a pretrained network and at the rate that "
+        "validation chose for it, MC-Loss is {d.word} cross-entropy with the same "
+        "head ({d}). Discriminality alone is {dis.word} it ({dis}). One reason may "
+        "be, and nothing here tests it, that ImageNet has taught the network "
+        "different channels already.",
         d=own_photos,
         dis=difference(photos, "CE + dis", CE),
     )
@@ -955,11 +962,12 @@ def flattery(undecided, epochs_tested=300, runs=400):
 assert abs(log_of["the best"] - 100 * 5_026 / USED) < 0.01  # a whole number of images
 assert log_of["the last epoch"] < log_of["the last ten"] < log_of["the best"]
 tell(
-    "The log has {best:.2f} % as the best epoch, {ten:.2f} % as the mean of the last ten, and "
-    "{last:.2f} % for the very last, at the full rate. How much of this is choosing the best? "
-    "We simulate a network that does not improve at all but decides a few test images anew at "
-    "each epoch. If it decides {u:.0%} of them anew, the best of 300 tests is {gain:.2f} "
-    "points above their mean; the log's best is {real:.2f} above its last ten.",
+    "The log has {best:.2f} % as the best epoch, {ten:.2f} % as the mean of the last "
+    "ten, and {last:.2f} % for the very last, at the full rate. How much of this is "
+    "choosing the best? We simulate a network that does not improve at all but "
+    "decides a few test images anew at each epoch. If it decides {u:.0%} of them "
+    "anew, the best of 300 tests is {gain:.2f} points above their mean; the log's "
+    "best is {real:.2f} above its last ten.",
     best=log_of["the best"],
     ten=log_of["the last ten"],
     last=log_of["the last epoch"],
@@ -979,7 +987,8 @@ tell(
 # %% tags=["output", "hide-input"]
 paper_mu, paper_lam = paper_weights(alpha=1.5, beta=20.0, xi=3)
 print(
-    f"α = 1.5, β = 20, ξ = 3 are μ = {paper_mu}, λ = {paper_lam:.2f} in the paper's form"
+    "α = 1.5, β = 20, ξ = 3 are "
+    f"μ = {paper_mu}, λ = {paper_lam:.2f} in the paper's form"
 )
 weights = diversity_weights(2048, 200, weighting="released")  # (200,)
 print(
@@ -1002,8 +1011,8 @@ assert added == 0
 step = next(iter(benchmarks.records("mutual_channel")), {}).get("training step", {})
 over = step.get("over_baseline", {}).get("median")
 tell(
-    "No weight is added, and nothing is computed when the network is used. A training step "
-    "takes {more:.1f} % longer than that of the baseline ({setting}).",
+    "No weight is added, and nothing is computed when the network is used. A training"
+    " step takes {more:.1f} % longer than that of the baseline ({setting}).",
     more=None if over is None else 100 * (over - 1),
     setting=step.get("setting"),
 )
@@ -1013,18 +1022,17 @@ tell(
 
 # %% tags=["hide-input"]
 tell(
-    "1. From scratch on drawn birds, MC-Loss is {mc.word} cross-entropy with the same network "
-    "and head: {mc}; on a VGG, {vgg}.\n"
-    "2. Of the two terms alone, discriminality is {dis.word} cross-entropy ({dis}) and "
-    "diversity {div.word} it ({div}).\n"
-    "3. Without the mask MC-Loss is {mask.word} MC-Loss with it ({mask}); with the average "
-    "in place of the maximum it is {avg.word} MC-Loss with the maximum ({avg}).\n"
-    "4. With ξ = {xi} channels for each class, accuracy is {one.word} that with {few} "
-    "({one}); with {many} it is {six.word} that with {xi} ({six}).\n"
-    "5. Diversity raises h from {h0} to {h1} of at most three, and distinct parts from "
-    "{p0} to {p1}: channels that look at different places need not look at different parts.\n"
-    "6. With a pretrained network on CUB-100, MC-Loss is {photo.word} cross-entropy with "
-    "the same head: {photo}.",
+    "1. From scratch on drawn birds, MC-Loss is {mc.word} cross-entropy with the same"
+    " network and head: {mc}; on a VGG, {vgg}.\n2. Of the two terms alone, "
+    "discriminality is {dis.word} cross-entropy ({dis}) and diversity {div.word} it "
+    "({div}).\n3. Without the mask MC-Loss is {mask.word} MC-Loss with it ({mask}); "
+    "with the average in place of the maximum it is {avg.word} MC-Loss with the "
+    "maximum ({avg}).\n4. With ξ = {xi} channels for each class, accuracy is "
+    "{one.word} that with {few} ({one}); with {many} it is {six.word} that with {xi} "
+    "({six}).\n5. Diversity raises h from {h0} to {h1} of at most three, and distinct "
+    "parts from {p0} to {p1}: channels that look at different places need not look at"
+    " different parts.\n6. With a pretrained network on CUB-100, MC-Loss is "
+    "{photo.word} cross-entropy with the same head: {photo}.",
     photo=own_photos,
     mc=difference(components, MC, CE),
     vgg=difference(by_other, MC, CE),

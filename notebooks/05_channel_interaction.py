@@ -1293,8 +1293,8 @@ tell(
 )
 if photos["measured"].any():
     tell(
-        "On our photographs SCI is {sci.word} the baseline ({sci}), and CIN {cin.word} it "
-        "({cin}). SE, a gate for each channel, is {se.word} it ({se}).",
+        "On our photographs SCI is {sci.word} the baseline ({sci}), and CIN "
+        "{cin.word} it ({cin}). SE, a gate for each channel, is {se.word} it ({se}).",
         sci=difference(photos, "SCI", "baseline"),
         cin=difference(photos, "SCI + CCI", "baseline"),
         se=difference(photos, "SE", "baseline"),
@@ -1529,8 +1529,8 @@ tell(
     cosine=cosine.item(),
 )
 tell(
-    "6. With a pretrained network on CUB-100, SCI is {sci.word} the baseline ({sci}) and "
-    "the whole of CIN {cin.word} it ({cin}).",
+    "6. With a pretrained network on CUB-100, SCI is {sci.word} the baseline ({sci}) "
+    "and the whole of CIN {cin.word} it ({cin}).",
     sci=difference(photos, "SCI", "baseline"),
     cin=difference(photos, "SCI + CCI", "baseline"),
 )

@@ -205,20 +205,22 @@ bare(axes)
 show(
     figure,
     name="fig-tasn-idea",
-    caption=f"The idea. A bird whose class shows at the {birds.part_names[decides[examples[0]]]}: "
-    f"resizing to {INPUT} pixels leaves {pixels[0]} pixels of that part, and sampling by a map "
-    f"that points at it leaves {pixels[1]}, at the expense of the background. Here the map is "
-    "the part's known outline, blurred; TASN has to find it.",
-    alt="A bird with a heat map on its eye, under a grid that is dense there; the bird resized; "
-    "and the bird with its head enlarged.",
+    caption="The idea. A bird whose class shows at the "
+    f"{birds.part_names[decides[examples[0]]]}: resizing to {INPUT} pixels leaves "
+    f"{pixels[0]} pixels of that part, and sampling by a map that points at it leaves "
+    f"{pixels[1]}, at the expense of the background. Here the map is the part's known "
+    "outline, blurred; TASN has to find it.",
+    alt="A bird with a heat map on its eye, under a grid that is dense there; the "
+    "bird resized; and the bird with its head enlarged.",
 )
 
 # %% tags=["hide-input"]
 tell(
-    "**Main finding.** With {size} × {size} pixels for the network that classifies, TASN reaches "
-    "{tasn} on the generated birds, and the same network on plainly resized images {plain}: "
-    "TASN is {d.word} plain resizing ({d}). Even sampling, with the second network and the "
-    "distillation but without attention, reaches {uniform}: TASN is {e.word} even sampling ({e}).",
+    "**Main finding.** With {size} × {size} pixels for the network that classifies, "
+    "TASN reaches {tasn} on the generated birds, and the same network on plainly "
+    "resized images {plain}: TASN is {d.word} plain resizing ({d}). Even sampling, "
+    "with the second network and the distillation but without attention, reaches "
+    "{uniform}: TASN is {e.word} even sampling ({e}).",
     size=INPUT,
     tasn=level(by_component, TAUGHT),
     plain=level(by_component, "plain resizing"),
@@ -229,8 +231,9 @@ tell(
 
 # %% tags=["hide-input"]
 tell(
-    "The generated birds are drawn at {side} pixels by code, in {classes} classes, and we know where "
-    "each of their {parts} parts is. All networks of this chapter train from scratch on them.",
+    "The generated birds are drawn at {side} pixels by code, in {classes} classes, "
+    "and we know where each of their {parts} parts is. All networks of this chapter "
+    "train from scratch on them.",
     side=SOURCE,
     classes=len(birds.classes),
     parts=len(birds.part_names),
@@ -248,10 +251,10 @@ areas = {
 share = {name: INPUT**2 * area / SOURCE**2 for name, area in areas.items()}
 least, most = min(share, key=share.get), max(share, key=share.get)
 tell(
-    "A network of {size} × {size} pixels sees {all:,} of them. The discriminative part, the one that "
-    "tells a bird's class, has {few:.0f} ({least}) to {many:.0f} ({most}) of these, median over "
-    "the test images. The source has {times:.0f} times as many pixels: the detail was there, and "
-    "resizing threw it away.",
+    "A network of {size} × {size} pixels sees {all:,} of them. The discriminative "
+    "part, the one that tells a bird's class, has {few:.0f} ({least}) to {many:.0f} "
+    "({most}) of these, median over the test images. The source has {times:.0f} times"
+    " as many pixels: the detail was there, and resizing threw it away.",
     size=INPUT,
     all=INPUT**2,
     few=share[least],
@@ -310,14 +313,15 @@ show(
     sheet.figure,
     drawing=True,
     name="fig-tasn-architecture",
-    caption="TASN. The attention net sees the small image and makes c maps of it. Their average "
-    "samples the structure image, a random one of them the detail image; both are read off the "
-    "large image. No gradient follows the dashed arrows to the samplers. At test the detail "
-    "row is left out.",
-    alt="A diagram: an image goes to an attention net, which makes features X and maps M and has "
-    "a classifier of its own. The average map and a random map drive two samplers, which make "
-    "a structure image and a detail image for one network with a master and a part classifier; "
-    "the part classifier distills into the master.",
+    caption="TASN. The attention net sees the small image and makes c maps of it. "
+    "Their average samples the structure image, a random one of them the "
+    "detail image; both are read off the large image. No gradient follows the"
+    " dashed arrows to the samplers. At test the detail row is left out.",
+    alt="A diagram: an image goes to an attention net, which makes features X and "
+    "maps M and has a classifier of its own. The average map and a random map "
+    "drive two samplers, which make a structure image and a detail image for one "
+    "network with a master and a part classifier; the part classifier distills "
+    "into the master.",
 )
 
 # %% [markdown]
@@ -434,11 +438,12 @@ bare(axes[2])
 show(
     figure,
     name="fig-tasn-sampler",
-    caption="The sampler along x, for the map of the first figure. Equal steps of the output "
-    "(orange) are read back through the running sum to unequal steps of the source, which lie "
-    "close together where the magnification is above 1 (dotted).",
-    alt="A bar chart with a peak at the bird's eye; a rising curve with lines that lead from equal "
-    "heights to unequal places; the bird with an enlarged head.",
+    caption="The sampler along x, for the map of the first figure. Equal steps of the"
+    " output (orange) are read back through the running sum to unequal steps "
+    "of the source, which lie close together where the magnification is above"
+    " 1 (dotted).",
+    alt="A bar chart with a peak at the bird's eye; a rising curve with lines that "
+    "lead from equal heights to unequal places; the bird with an enlarged head.",
 )
 
 # %% [markdown]
@@ -471,11 +476,12 @@ bare(axes)
 show(
     figure,
     name="fig-tasn-ghosts",
-    caption="Two peaks make four enlarged regions, at the crossings of their rows and columns. "
-    "The two that are meant are tinted on the board; the two ghosts are not.",
-    alt="A map with two bright squares on a diagonal; its magnification with four bright squares "
-    "at the corners of a rectangle; a checkerboard with four enlarged places, two of them "
-    "tinted.",
+    caption="Two peaks make four enlarged regions, at the crossings of their rows and"
+    " columns. The two that are meant are tinted on the board; the two ghosts"
+    " are not.",
+    alt="A map with two bright squares on a diagonal; its magnification with four "
+    "bright squares at the corners of a rectangle; a checkerboard with four "
+    "enlarged places, two of them tinted.",
 )
 
 # %% [markdown]
@@ -665,29 +671,30 @@ bare(axes)
 show(
     figure,
     name="fig-tasn-images",
-    caption="Three test birds, named by their discriminative part, under the trained attention: "
-    "the average map, the grid that it lays over the source, the structure image, and the "
-    "detail images of two random channels. All images that the network sees have the same "
-    "number of pixels.",
-    alt="Three rows of birds in six panels: plainly resized, with a heat map, with the sampling "
-    "grid, warped so that the bird is larger, and two further warps by single channels.",
+    caption="Three test birds, named by their discriminative part, under the trained "
+    "attention: the average map, the grid that it lays over the source, the "
+    "structure image, and the detail images of two random channels. All "
+    "images that the network sees have the same number of pixels.",
+    alt="Three rows of birds in six panels: plainly resized, with a heat map, with "
+    "the sampling grid, warped so that the bird is larger, and two further warps "
+    "by single channels.",
 )
 
 # %% tags=["hide-input"]
 
 
 def magnified(runs, variant, key="structure"):
-    """Mean magnification of the discriminative part; None if it has not been measured."""
+    """Mean magnification of the discriminative part; None if it was not measured."""
     mine = runs[runs["variant"] == variant].get(f"magnification/{key}")
     return None if mine is None or mine.isna().all() else f"{mine.mean():.2f}"
 
 
 live = study.live_frame(network)
 tell(
-    "After {epochs} epochs this network classifies {all} of the test birds, and its attention net "
-    "alone {own}. The structure image magnifies the discriminative part {structure} times in area, "
-    "a detail image {detail} times on average over the channels, and the best channel of each "
-    "image {best} times.",
+    "After {epochs} epochs this network classifies {all} of the test birds, and its "
+    "attention net alone {own}. The structure image magnifies the discriminative part"
+    " {structure} times in area, a detail image {detail} times on average over the "
+    "channels, and the best channel of each image {best} times.",
     epochs=record.config["epochs"],
     all=level(live, "TASN"),
     own=level(live, "TASN", "part_net/attention"),
@@ -716,10 +723,11 @@ ax.legend(fontsize=9, loc="lower right", frameon=True)
 show(
     figure,
     name="fig-tasn-magnification",
-    caption="How much the trained network magnifies the discriminative part, by which part it is, "
-    "mean over the test birds. The dotted line is plain resizing.",
-    alt="A bar chart of magnification for crown, eye, beak, breast, wing and tail, for the "
-    "structure image and for the detail image, with a dotted line at one.",
+    caption="How much the trained network magnifies the discriminative part, by which"
+    " part it is, mean over the test birds. The dotted line is plain "
+    "resizing.",
+    alt="A bar chart of magnification for crown, eye, beak, breast, wing and tail, "
+    "for the structure image and for the detail image, with a dotted line at one.",
 )
 
 # %% [markdown]
@@ -747,11 +755,12 @@ bare(axes)
 show(
     figure,
     name="fig-tasn-channels",
-    caption="The five channels that respond most, on two birds, before and after the trilinear "
-    "product, each with its own color scale; a cross marks the peak. The product makes the "
-    "maps smoother, and more like each other.",
-    alt="A grid of heat maps: for each of two birds a row of five raw channels and a row of the "
-    "same channels after the trilinear product, with a cross at each maximum.",
+    caption="The five channels that respond most, on two birds, before and after the "
+    "trilinear product, each with its own color scale; a cross marks the "
+    "peak. The product makes the maps smoother, and more like each other.",
+    alt="A grid of heat maps: for each of two birds a row of five raw channels and a "
+    "row of the same channels after the trilinear product, with a cross at each "
+    "maximum.",
 )
 
 # %% tags=["figure", "hide-input"]
@@ -783,21 +792,23 @@ ax.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
 show(
     figure,
     name="fig-tasn-coverage",
-    caption="Expected number of different parts, of six (dotted), that random channels of one "
-    "image point at: raw channels, and trilinear maps with either softmax, with both (the "
-    "paper) and with neither. All are made of the same features.",
-    alt="Curves that rise with the number of detail images and flatten, one for raw channels and "
-    "one for each normalization, below a dotted line at six parts.",
+    caption="Expected number of different parts, of six (dotted), that random "
+    "channels of one image point at: raw channels, and trilinear maps with "
+    "either softmax, with both (the paper) and with neither. All are made of "
+    "the same features.",
+    alt="Curves that rise with the number of detail images and flatten, one for raw "
+    "channels and one for each normalization, below a dotted line at six parts.",
 )
 
 # %% tags=["hide-input"]
 more = both["trilinear/agreement"] > both["raw/agreement"]
 fewer = both["trilinear/parts"] < both["raw/parts"]
 tell(
-    "Agreement is {a:.2f} for the raw channels of this network and {b:.2f} after the trilinear "
-    "product, so channels keep {more} to one part. An image's raw channels point at {p:.1f} "
-    "different parts and its trilinear maps at {q:.1f}: {fewer}. With neither softmax "
-    "agreement is {n:.2f} and the maps of an image point at {o:.1f} parts.",
+    "Agreement is {a:.2f} for the raw channels of this network and {b:.2f} after the "
+    "trilinear product, so channels keep {more} to one part. An image's raw channels "
+    "point at {p:.1f} different parts and its trilinear maps at {q:.1f}: {fewer}. "
+    "With neither softmax agreement is {n:.2f} and the maps of an image point at "
+    "{o:.1f} parts.",
     a=both["raw/agreement"],
     b=both["trilinear/agreement"],
     p=both["raw/parts"],
@@ -838,18 +849,18 @@ show(
     ),
     drawing=True,
     name="fig-tasn-components",
-    caption="What each piece brings over plain resizing: differences over the same seeds with "
-    "their 95 % intervals.",
-    alt="A forest plot with four rows: uniform sampling, structure, structure and detail, and "
-    "structure and detail with distillation.",
+    caption="What each piece brings over plain resizing: differences over the same "
+    "seeds with their 95 % intervals.",
+    alt="A forest plot with four rows: uniform sampling, structure, structure and "
+    "detail, and structure and detail with distillation.",
 )
 
 # %% tags=["hide-input"]
 tell(
-    "Plain resizing reaches {plain}, structure sampling alone {structure}, and the whole method "
-    "{tasn}. The structure image magnifies the discriminative part {m} times. Structure and detail "
-    "together are {d.word} even sampling of both networks ({d}), and distillation on top is {e.word} "
-    "none ({e}).",
+    "Plain resizing reaches {plain}, structure sampling alone {structure}, and the "
+    "whole method {tasn}. The structure image magnifies the discriminative part {m} "
+    "times. Structure and detail together are {d.word} even sampling of both networks"
+    " ({d}), and distillation on top is {e.word} none ({e}).",
     plain=level(by_component, "plain resizing"),
     structure=level(by_component, "structure"),
     tasn=level(by_component, TAUGHT),
@@ -897,17 +908,20 @@ ax.set(xlabel="test accuracy above the paper's way, points")
 show(
     figure,
     name="fig-tasn-gradient",
-    caption="What the attention net learns from, beside the paper's way, its own classifier "
-    "alone: differences over the same seeds with their 95 % intervals.",
-    alt="A forest plot with three rows: classifier and sampling, sampling alone, and neither.",
+    caption="What the attention net learns from, beside the paper's way, its own "
+    "classifier alone: differences over the same seeds with their 95 % "
+    "intervals.",
+    alt="A forest plot with three rows: classifier and sampling, sampling alone, and "
+    "neither.",
 )
 
 # %% tags=["hide-input"]
 tell(
-    "With an attention net that is **never trained** TASN reaches {untrained}, and with a trained one "
-    "{own}: the trained one is {d.word} the untrained ({d}). The trained net magnifies the discriminative "
-    "part {m} times and the untrained {u} times. Letting the sampling train it as well gives "
-    "{mixed}; the paper's way is {e.word} that ({e}).",
+    "With an attention net that is **never trained** TASN reaches {untrained}, and "
+    "with a trained one {own}: the trained one is {d.word} the untrained ({d}). The "
+    "trained net magnifies the discriminative part {m} times and the untrained {u} "
+    "times. Letting the sampling train it as well gives {mixed}; the paper's way is "
+    "{e.word} that ({e}).",
     untrained=level(by_gradient, UNTRAINED),
     own=level(by_gradient, OWN),
     mixed=level(by_gradient, "its own classifier + sampling"),
@@ -969,19 +983,21 @@ axes[0].set_ylabel("test accuracy, %")
 show(
     figure,
     name="fig-tasn-sweeps",
-    caption="Accuracy of the master over the temperature, the weight of the distillation, and "
-    "the number of detail images in a training step; a dot is a seed, the line their mean. "
-    "The diamonds have the loss multiplied by T².",
-    alt="Three plots of test accuracy, over temperature with separate points for the loss "
-    "multiplied by T squared, over the weight lambda, and over one to four detail images.",
+    caption="Accuracy of the master over the temperature, the weight of the "
+    "distillation, and the number of detail images in a training step; a dot "
+    "is a seed, the line their mean. The diamonds have the loss multiplied by"
+    " T².",
+    alt="Three plots of test accuracy, over temperature with separate points for the "
+    "loss multiplied by T squared, over the weight lambda, and over one to four "
+    "detail images.",
 )
 
 # %% tags=["hide-input"]
 ends = f"{weights[0]:g}", f"{weights[1]:g}"
 tell(
     "λ = {w0} reaches {first} and λ = {w1} {second}: no distillation is {d.word} the "
-    "paper's weight ({d}). The concatenation of both features, which keeps the part net at test, "
-    "reaches {concat} and is {c.word} distillation ({c}).",
+    "paper's weight ({d}). The concatenation of both features, which keeps the part "
+    "net at test, reaches {concat} and is {c.word} distillation ({c}).",
     w0=ends[0],
     w1=ends[1],
     first=level(by_weight, ends[0]),
@@ -992,8 +1008,8 @@ tell(
 )
 few, many = str(num_details[0]), str(num_details[-1])
 tell(
-    "{n} detail images in a step cost one more pass each and reach {more}, which is {d.word} the {one} "
-    "of {k} ({d}).",
+    "{n} detail images in a step cost one more pass each and reach {more}, which is "
+    "{d.word} the {one} of {k} ({d}).",
     n=many,
     k=few,
     more=level(by_detail, many),
@@ -1023,19 +1039,20 @@ ax.set(xlabel="parts", ylabel="billion multiply-adds", ylim=(0, None))
 show(
     figure,
     name="fig-tasn-cost",
-    caption="Counted multiply-adds of a training step on one image, ResNet-50 at 224 pixels: one "
-    "pass for every cropped part, against TASN with the official attention net.",
-    alt="A rising dashed line for cropping parts and a flat line for TASN; they cross at a "
-    "handful of parts.",
+    caption="Counted multiply-adds of a training step on one image, ResNet-50 at 224 "
+    "pixels: one pass for every cropped part, against TASN with the official "
+    "attention net.",
+    alt="A rising dashed line for cropping parts and a flat line for TASN; they cross"
+    " at a handful of parts.",
 )
 
 # %% tags=["hide-input"]
 measured_on = [found["device"] for found in costs for _ in found["steps"]]
 for step, chip in zip(steps, measured_on, strict=True):
     tell(
-        "Measured with {net} ({size} → {input} px) on {where}, a step of TASN takes {times:.1f} times "
-        "as long as the baseline's at the same input; the sampler is {sampler:.1f} % of it and the trilinear "
-        "product {product:.1f} %.",
+        "Measured with {net} ({size} → {input} px) on {where}, a step of TASN takes "
+        "{times:.1f} times as long as the baseline's at the same input; the sampler "
+        "is {sampler:.1f} % of it and the trilinear product {product:.1f} %.",
         where="one processor core" if chip["type"] == "cpu" else f"an {chip['name']}",
         net="ResNet-50" if step in large else "the small ResNet",
         size=step["image_size"],
@@ -1102,35 +1119,38 @@ tasn_224 = max(
 )
 assert at_448[0] < tasn_224
 tell(
-    "The paper's strongest row is another one: a plain ResNet-50 at 448 pixels, four times the pixels, "
-    "has {plain} %, less than TASN's {tasn} % at 224.",
+    "The paper's strongest row is another one: a plain ResNet-50 at 448 pixels, four "
+    "times the pixels, has {plain} %, less than TASN's {tasn} % at 224.",
     plain=at_448[0],
     tasn=tasn_224,
 )
 if photos["components"]["measured"].any():
     tell(
-        "On photographs TASN reaches {tasn} and plain resizing {plain}: {d.word} ({d}).",
+        "On photographs TASN reaches {tasn} and plain resizing {plain}: {d.word} "
+        "({d}).",
         tasn=level(photos["components"], TAUGHT),
         plain=level(photos["components"], "plain resizing"),
         d=difference(photos["components"], TAUGHT, "plain resizing"),
     )
     tell(
-        "Most of it is more than attention: even sampling of both networks, a second view of the same "
-        "image with shared weights, is {u.word} plain resizing ({u}). Attention in the place of even "
-        "sampling adds {s}, distillation {t}.",
+        "Most of it is more than attention: even sampling of both networks, a second "
+        "view of the same image with shared weights, is {u.word} plain resizing "
+        "({u}). Attention in the place of even sampling adds {s}, distillation {t}.",
         u=difference(photos["components"], "uniform sampling", "plain resizing"),
         s=difference(photos["components"], "structure + detail", "uniform sampling"),
         t=difference(photos["components"], TAUGHT, "structure + detail"),
     )
     tell(
-        "What decides is the softmax over positions. Without it and without that over channels the whole "
-        "method is {n.word} the paper's ({n}); with the second alone it is {r.word} neither ({r}).",
+        "What decides is the softmax over positions. Without it and without that over"
+        " channels the whole method is {n.word} the paper's ({n}); with the second "
+        "alone it is {r.word} neither ({r}).",
         n=difference(photos["normalization"], "neither", "both"),
         r=difference(photos["normalization"], "relation", "neither"),
     )
     tell(
-        "Gradients that also flow through the sampler make the attention {g.word} that of the paper ({g}). "
-        "An attention net that keeps ImageNet's weights is {i.word} a trained one ({i}).",
+        "Gradients that also flow through the sampler make the attention {g.word} "
+        "that of the paper ({g}). An attention net that keeps ImageNet's weights is "
+        "{i.word} a trained one ({i}).",
         g=difference(photos["gradient"], "its own classifier + sampling", OWN),
         i=difference(photos["gradient"], UNTRAINED, OWN),
     )
@@ -1153,8 +1173,9 @@ for s in (1, 2, 7):
     spread[s] = (-torch.special.xlogy(p, p).sum(2)).exp().mean().item()
 assert spread[1] > spread[2] > spread[7]
 tell(
-    "On the network above, a channel's softmax spreads over {a:.0f} of {n} positions at scale 1 (the exponential of "
-    "its entropy), over {b:.0f} at 2 and over {c:.0f} at 7.",
+    "On the network above, a channel's softmax spreads over {a:.0f} of {n} positions "
+    "at scale 1 (the exponential of its entropy), over {b:.0f} at 2 and over {c:.0f} "
+    "at 7.",
     a=spread[1],
     b=spread[2],
     c=spread[7],
@@ -1200,17 +1221,18 @@ ax.set(xlabel="test accuracy above the library's defaults (limit 4), points")
 show(
     figure,
     name="fig-tasn-released",
-    caption="The official code's choices, one at a time, beside the library's defaults: "
-    "differences over two seeds with their 95 % intervals. What is missing has not been "
-    "measured.",
-    alt="A forest plot of the variants no limit, equal zoom, scale 7, squared structure map, and "
-    "all of the official code where it has been measured.",
+    caption="The official code's choices, one at a time, beside the library's "
+    "defaults: differences over two seeds with their 95 % intervals. What is "
+    "missing has not been measured.",
+    alt="A forest plot of the variants no limit, equal zoom, scale 7, squared "
+    "structure map, and all of the official code where it has been measured.",
 )
 
 # %% tags=["hide-input"]
 tell(
-    "The scale of {s:g} is {d.word} none ({d}). The squared map is {e.word} the plain average ({e}), although it magnifies "
-    "the discriminative part {m} times where the average does {a} times.",
+    "The scale of {s:g} is {d.word} none ({d}). The squared map is {e.word} the plain"
+    " average ({e}), although it magnifies the discriminative part {m} times where "
+    "the average does {a} times.",
     s=released_scale,
     d=difference(by_variant, f"scale {released_scale:g}", "limit 4"),
     e=difference(by_variant, "squared structure map", "limit 4"),
@@ -1225,27 +1247,32 @@ tell(
 
 # %% tags=["hide-input"]
 tell(
-    "1. At {n} × {n} pixels TASN reaches {tasn} on the generated birds and plain resizing {plain}; TASN is {d.word} it ({d}).",
+    "1. At {n} × {n} pixels TASN reaches {tasn} on the generated birds and plain "
+    "resizing {plain}; TASN is {d.word} it ({d}).",
     n=INPUT,
     tasn=level(by_component, TAUGHT),
     plain=level(by_component, "plain resizing"),
     d=difference(by_component, TAUGHT, "plain resizing"),
 )
 tell(
-    "2. The sampler does what it promises: the structure image magnifies the discriminative part {m} times in area, and the best "
-    "detail image of each bird {best} times.",
+    "2. The sampler does what it promises: the structure image magnifies the "
+    "discriminative part {m} times in area, and the best detail image of each bird "
+    "{best} times.",
     m=magnified(by_component, TAUGHT),
     best=magnified(by_component, TAUGHT, "detail_best"),
 )
 tell(
-    "3. Attention is not clearly what pays: an attention net that is never trained reaches {untrained}, and the trained one is {d.word} it ({d})."
+    "3. Attention is not clearly what pays: an attention net that is never trained "
+    "reaches {untrained}, and the trained one is {d.word} it ({d})."
     if (found := difference(by_gradient, OWN, UNTRAINED)) and found.low <= 0
-    else "3. Trained attention pays: an attention net that is never trained reaches {untrained}, and the trained one is {d.word} it ({d}).",
+    else "3. Trained attention pays: an attention net that is never trained reaches "
+    "{untrained}, and the trained one is {d.word} it ({d}).",
     untrained=level(by_gradient, UNTRAINED),
     d=found,
 )
 tell(
-    "4. Distillation is {d.word} shared weights alone ({d}); λ = {w0} reaches {zero} and λ = {w1} {one}.",
+    "4. Distillation is {d.word} shared weights alone ({d}); λ = {w0} reaches {zero} "
+    "and λ = {w1} {one}.",
     d=difference(by_teaching, "distillation", "shared weights only"),
     w0=ends[0],
     w1=ends[1],
@@ -1253,7 +1280,8 @@ tell(
     one=level(by_weight, ends[1]),
 )
 tell(
-    "5. The trilinear vote changes the agreement of a channel on one part from {a:.2f} to {b:.2f}, and the number of parts that an image's channels point at "
+    "5. The trilinear vote changes the agreement of a channel on one part from "
+    "{a:.2f} to {b:.2f}, and the number of parts that an image's channels point at "
     "from {p:.1f} to {q:.1f}.",
     a=both["raw/agreement"],
     b=both["trilinear/agreement"],
@@ -1261,8 +1289,9 @@ tell(
     q=both["trilinear/parts"],
 )
 tell(
-    "6. With pretrained networks on CUB-100 TASN is {d.word} plain resizing ({d}); even sampling, without attention, brings {u} of it, and without "
-    "both softmaxes the method is {n.word} itself ({n}).",
+    "6. With pretrained networks on CUB-100 TASN is {d.word} plain resizing ({d}); "
+    "even sampling, without attention, brings {u} of it, and without both softmaxes "
+    "the method is {n.word} itself ({n}).",
     d=difference(photos["components"], TAUGHT, "plain resizing"),
     u=difference(photos["components"], "uniform sampling", "plain resizing"),
     n=difference(photos["normalization"], "neither", "both"),

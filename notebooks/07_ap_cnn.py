@@ -186,20 +186,22 @@ axes[4].set_title("second look")
 show(
     figure,
     name="fig-ap-idea",
-    caption=f"The idea. Masks of three levels say where to look, boxes of three sizes are put on "
-    f"their peaks, and a second look goes to the union of all boxes (white, dashed), here "
-    f"{100 * box_area(union[None, None], (SIDE, SIDE)).item():.0f} % of the image. The masks "
-    f"are drawn from the known parts, the discriminative one (the "
+    caption="The idea. Masks of three levels say where to look, boxes of three sizes are "
+    "put on their peaks, and a second look goes to the union of all boxes (white, dashed), "
+    f"here {100 * box_area(union[None, None], (SIDE, SIDE)).item():.0f} % of the image. "
+    "The masks are drawn from the known parts, the discriminative one (the "
     f"{birds.part_names[decides[bird]]}, black box) brightest; AP-CNN has to learn them.",
-    alt="A bird with small, medium and large boxes and a dashed box around all; three masks of "
-    "growing coarseness with their boxes; and the bird inside the dashed box, enlarged.",
+    alt="A bird with small, medium and large boxes and a dashed box around all; three"
+    " masks of growing coarseness with their boxes; and the bird inside the "
+    "dashed box, enlarged.",
 )
 
 # %% tags=["hide-input"]
 tell(
-    "**Main finding.** On the generated birds AP-CNN reaches {two} with two stages and {one} when it "
-    "is trained with one: two stages are {d.word} one ({d}). The plain network with the same head reaches {plain}; "
-    "two stages are {e.word} it ({e}).",
+    "**Main finding.** On the generated birds AP-CNN reaches {two} with two stages "
+    "and {one} when it is trained with one: two stages are {d.word} one ({d}). The "
+    "plain network with the same head reaches {plain}; two stages are {e.word} it "
+    "({e}).",
     two=level(by_component, "two stages"),
     one=level(by_component, "one stage"),
     plain=level(by_component, PLAIN),
@@ -209,10 +211,11 @@ tell(
 
 # %% tags=["hide-input"]
 tell(
-    "The generated birds are drawn at {side} pixels by code, in {classes} classes, and we know where "
-    "each of their {parts} parts is. All networks of this chapter train from scratch on them. The "
-    "learning rates differ, {ours:g} for AP-CNN and {theirs:g} for the plain network, each one at which it "
-    "trains; so a difference between the two is one of whole recipes.",
+    "The generated birds are drawn at {side} pixels by code, in {classes} classes, "
+    "and we know where each of their {parts} parts is. All networks of this chapter "
+    "train from scratch on them. The learning rates differ, {ours:g} for AP-CNN and "
+    "{theirs:g} for the plain network, each one at which it trains; so a difference "
+    "between the two is one of whole recipes.",
     side=SIDE,
     classes=len(birds.classes),
     parts=len(birds.part_names),
@@ -230,10 +233,11 @@ strides = list(network.strides.values())
 covered = [(area / s**2).median().item() for s in strides]
 assert covered[0] > covered[1] > covered[2]
 tell(
-    "A network's last stage encodes what is in the image and has lost where. In the small ResNet of this book a "
-    "spatial position of the last stage is {s} pixels wide, and the box of the discriminative part covers {c:.1f} "
-    "of them (median over the test birds), mixed with what surrounds it. Two stages earlier it covers {a:.0f}, "
-    "but a channel there cannot tell the ring around an eye from a berry.",
+    "A network's last stage encodes what is in the image and has lost where. In the "
+    "small ResNet of this book a spatial position of the last stage is {s} pixels "
+    "wide, and the box of the discriminative part covers {c:.1f} of them (median over"
+    " the test birds), mixed with what surrounds it. Two stages earlier it covers "
+    "{a:.0f}, but a channel there cannot tell the ring around an eye from a berry.",
     s=strides[-1],
     c=covered[2],
     a=covered[0],
@@ -286,11 +290,13 @@ show(
     sheet.figure,
     drawing=True,
     name="fig-ap-architecture",
-    caption="AP-CNN. The pyramid passes what the top knows down (arrows upward), and the pathway passes the channel "
-    "gates up (dashed). The masks of all levels give nine boxes, without a gradient; the fine map $B_3$, cropped "
+    caption="AP-CNN. The pyramid passes what the top knows down (arrows upward), and "
+    "the pathway passes the channel gates up (dashed). The masks of all "
+    "levels give nine boxes, without a gradient; the fine map $B_3$, cropped "
     "to their union, goes through the same weights a second time.",
-    alt="A diagram: an image passes three stages B3, B4, B5; each feeds a pyramid level F3, F4, F5 with gates and a "
-    "head; a fourth head reads all levels. Masks lead to boxes, to drop and zoom, and to a second pass.",
+    alt="A diagram: an image passes three stages B3, B4, B5; each feeds a pyramid "
+    "level F3, F4, F5 with gates and a head; a fourth head reads all levels. "
+    "Masks lead to boxes, to drop and zoom, and to a second pass.",
 )
 
 # %% [markdown]
@@ -382,11 +388,12 @@ for rank, box in enumerate(60 * by_hand, start=1):
 show(
     figure,
     name="fig-ap-nms",
-    caption="From a mask to boxes. The 9 in the corner is the largest score and lies in the border, so it does not "
-    "count. The box of the 8 strikes out the 7 and the 2. The third box is of a score of 1, the lowest there is: "
-    "the border's zeros pull the mean below it.",
-    alt="Three six by six grids of numbers: the mask, the mask with a zeroed border, and the positions above the mean "
-    "with three numbered square boxes.",
+    caption="From a mask to boxes. The 9 in the corner is the largest score and lies "
+    "in the border, so it does not count. The box of the 8 strikes out the 7 "
+    "and the 2. The third box is of a score of 1, the lowest there is: the "
+    "border's zeros pull the mean below it.",
+    alt="Three six by six grids of numbers: the mask, the mask with a zeroed border, "
+    "and the positions above the mean with three numbered square boxes.",
 )
 
 # %% [markdown]
@@ -620,21 +627,26 @@ for ax, title in zip(axes[0], titles, strict=True):
 show(
     figure,
     name="fig-ap-boxes",
-    caption="Three test birds, named by their discriminative part (black, and dotted in orange): of each part the bird "
-    "whose union is smallest. In the image the boxes of level 3 (vermilion), 4 (sky blue) and 5 (green), and their "
-    "union (white, dashed). A mask is drawn from its lowest (black) to its highest value (white) inside the border. "
-    "Right: the union of the image; the network zooms the feature.",
-    alt="Three birds in five panels: the image with small, medium and large boxes and a dashed box around all; three masks "
-    "with their boxes; and the image inside the dashed box, enlarged.",
+    caption="Three test birds, named by their discriminative part (black, and dotted "
+    "in orange): of each part the bird whose union is smallest. In the image "
+    "the boxes of level 3 (vermilion), 4 (sky blue) and 5 (green), and their "
+    "union (white, dashed). A mask is drawn from its lowest (black) to its "
+    "highest value (white) inside the border. Right: the union of the image; "
+    "the network zooms the feature.",
+    alt="Three birds in five panels: the image with small, medium and large boxes and"
+    " a dashed box around all; three masks with their boxes; and the image inside"
+    " the dashed box, enlarged.",
 )
 
 # %% tags=["hide-input"]
 live = study.live_frame(looked_at)
 fraction = union_area.median().item()
 tell(
-    "After {epochs} epochs this network classifies {all} of the test birds, {one} by its first stage alone and {two} by its "
-    "second. The union of its boxes takes {area:.0f} % of the image (median), so the second look enlarges by only "
-    "{times:.2f} along an axis: nine boxes at four sides are nine chances to stretch the union.",
+    "After {epochs} epochs this network classifies {all} of the test birds, {one} by "
+    "its first stage alone and {two} by its second. The union of its boxes takes "
+    "{area:.0f} % of the image (median), so the second look enlarges by only "
+    "{times:.2f} along an axis: nine boxes at four sides are nine chances to stretch "
+    "the union.",
     epochs=record.config["epochs"],
     all=level(live, "two stages"),
     one=level(live, "two stages", "stages/stage1"),
@@ -666,16 +678,18 @@ ax.legend(fontsize=9)
 show(
     figure,
     name="fig-ap-recall",
-    caption="How often a box of the network trained on this page covers the discriminative part, and how often the same "
-    "box would cover the part of the next image, by level. The small boxes of level 3 cannot cover half of a large "
-    "part.",
-    alt="A bar chart with two bars for each of level 3, level 4, level 5, all boxes and their union.",
+    caption="How often a box of the network trained on this page covers the "
+    "discriminative part, and how often the same box would cover the part of "
+    "the next image, by level. The small boxes of level 3 cannot cover half "
+    "of a large part.",
+    alt="A bar chart with two bars for each of level 3, level 4, level 5, all boxes "
+    "and their union.",
 )
 
 
 # %% tags=["hide-input"]
 def gap(name):
-    """Recall minus its control, in points, of the live network; None if it has not been measured."""
+    """Recall minus its control, in points, of the live network; None without it."""
     keys = [f"roi_parts/{name}/{key}" for key in ("recall", "recall_elsewhere")]
     if not set(keys) <= set(live.columns):
         return None
@@ -683,8 +697,9 @@ def gap(name):
 
 
 tell(
-    "In this one network all boxes together cover the discriminative part in {all} of the images and the control in {other}: {gap} points. "
-    "At levels 3, 4 and 5 the gap is {g3}, {g4} and {g5} points.",
+    "In this one network all boxes together cover the discriminative part in {all} of"
+    " the images and the control in {other}: {gap} points. At levels 3, 4 and 5 the "
+    "gap is {g3}, {g4} and {g5} points.",
     all=level(live, "two stages", "roi_parts/all/recall"),
     other=level(live, "two stages", "roi_parts/all/recall_elsewhere"),
     gap=gap("all"),
@@ -734,16 +749,18 @@ for ax, (moment, network_then) in zip(axes[1:], moments.items(), strict=True):
 show(
     figure,
     name="fig-ap-training",
-    caption="The boxes on one bird before training, after one epoch (a run of its own) and at the end; colors as above. "
-    "Random convolutions respond to edges, so even the first boxes are no coin flip.",
-    alt="A bird with a black box around its discriminative part, and the same bird three times with boxes of three sizes "
-    "and a dashed box around all.",
+    caption="The boxes on one bird before training, after one epoch (a run of its "
+    "own) and at the end; colors as above. Random convolutions respond to "
+    "edges, so even the first boxes are no coin flip.",
+    alt="A bird with a black box around its discriminative part, and the same bird "
+    "three times with boxes of three sizes and a dashed box around all.",
 )
 
 # %% tags=["hide-input"]
 tell(
-    "The recall of all boxes on {n} test birds is {a[0]:.0f} % before training, {b[0]:.0f} % after one epoch and {c[0]:.0f} % at the end, with "
-    "a union of {a[1]:.0f} %, {b[1]:.0f} % and {c[1]:.0f} % of the image.",
+    "The recall of all boxes on {n} test birds is {a[0]:.0f} % before training, "
+    "{b[0]:.0f} % after one epoch and {c[0]:.0f} % at the end, with a union of "
+    "{a[1]:.0f} %, {b[1]:.0f} % and {c[1]:.0f} % of the image.",
     n=len(probe),
     a=found["not trained"],
     b=found["one epoch"],
@@ -769,15 +786,18 @@ show(
     ),
     drawing=True,
     name="fig-ap-components",
-    caption="What the second stage brings over the first, whole and with one of its halves, and the plain network at its "
-    "own learning rate: differences over the same seeds with their 95 % intervals.",
-    alt="A forest plot with four rows: plain network, two stages with drop only, with zoom only, and with both.",
+    caption="What the second stage brings over the first, whole and with one of its "
+    "halves, and the plain network at its own learning rate: differences over"
+    " the same seeds with their 95 % intervals.",
+    alt="A forest plot with four rows: plain network, two stages with drop only, with"
+    " zoom only, and with both.",
 )
 
 # %% tags=["hide-input"]
 tell(
-    "Two stages reach {two} and one stage {one}: two are {d.word} one ({d}). Without the drop two stages reach {zoom}; dropping is "
-    "{e.word} not dropping ({e}). Without the zoom they reach {drop}; zooming is {f.word} not zooming ({f}).",
+    "Two stages reach {two} and one stage {one}: two are {d.word} one ({d}). Without "
+    "the drop two stages reach {zoom}; dropping is {e.word} not dropping ({e}). "
+    "Without the zoom they reach {drop}; zooming is {f.word} not zooming ({f}).",
     two=level(by_component, "two stages"),
     one=level(by_component, "one stage"),
     zoom=level(by_component, "two stages, zoom only"),
@@ -860,17 +880,20 @@ for ax in axes[1]:
 show(
     figure,
     name="fig-ap-ablations",
-    caption="Differences in test accuracy over the same seeds, with their 95 % intervals. The gates are compared in one "
-    "stage, all others in two.",
-    alt="Four forest plots: gates against a feature pyramid, numbers of levels, drop rates and border widths.",
+    caption="Differences in test accuracy over the same seeds, with their 95 % "
+    "intervals. The gates are compared in one stage, all others in two.",
+    alt="Four forest plots: gates against a feature pyramid, numbers of levels, drop "
+    "rates and border widths.",
 )
 
 # %% tags=["hide-input"]
 tell(
-    "The gates do not clearly pay here: a feature pyramid without gates reaches {pyramid} and the gated one {gated}, which is {d.word} it ({d}); "
-    "the pathway is {p.word} none ({p})."
+    "The gates do not clearly pay here: a feature pyramid without gates reaches "
+    "{pyramid} and the gated one {gated}, which is {d.word} it ({d}); the pathway is "
+    "{p.word} none ({p})."
     if (d := difference(by_gate, "both, pathway", "feature pyramid")) and d.low <= 0
-    else "A feature pyramid without gates reaches {pyramid} and the gated one {gated}, which is {d.word} it ({d}); the pathway is {p.word} none ({p}).",
+    else "A feature pyramid without gates reaches {pyramid} and the gated one {gated}, "
+    "which is {d.word} it ({d}); the pathway is {p.word} none ({p}).",
     pyramid=level(by_gate, "feature pyramid"),
     gated=level(by_gate, "both, pathway"),
     d=d,
@@ -879,8 +902,9 @@ tell(
 rates = ", ".join(f"{r:g}" for r in drop_rates[0])
 fewer = ", ".join("345"[-levels[-2:][0] :])
 tell(
-    "Levels {fewer} reach {few} and {most} {all}: fewer are {d.word} more ({d}). A drop with rates {rates} is {e.word} none ({e}), and a "
-    "border of {b} is {f.word} none ({f}).",
+    "Levels {fewer} reach {few} and {most} {all}: fewer are {d.word} more ({d}). A "
+    "drop with rates {rates} is {e.word} none ({e}), and a border of {b} is {f.word} "
+    "none ({f}).",
     fewer=fewer,
     most=most,
     few=level(by_levels, fewer),
@@ -967,8 +991,9 @@ for (title, (depth, shape, width, pyramid)), size in zip(
             flop[stages] = step(staged, shape, 16)[1]
     timed = [s for s in measured if s["backbone"] == size]
     tell(
-        "With {title}, one stage takes {one:.2f} and two stages {two:.2f} times the operations of the plain network. Measured on one "
-        "processor core, two stages take {time} times as long; boxes, drop and zoom are {share} % of a step.",
+        "With {title}, one stage takes {one:.2f} and two stages {two:.2f} times the "
+        "operations of the plain network. Measured on one processor core, two stages "
+        "take {time} times as long; boxes, drop and zoom are {share} % of a step.",
         title=title,
         one=flop[1] / flop[0],
         two=flop[2] / flop[0],
@@ -1042,8 +1067,8 @@ printed = {
 (two,) = (v for (name, t), v in printed.items() if name == "two stages" and "VI" in t)
 assert bare - alone > (two - alone) / 2
 tell(
-    "In the paper the bare feature pyramid has {bare} % on CUB and the plain network {alone} %: it brings {a:.1f} of the {b:.1f} points "
-    "that all of AP-CNN brings.",
+    "In the paper the bare feature pyramid has {bare} % on CUB and the plain network "
+    "{alone} %: it brings {a:.1f} of the {b:.1f} points that all of AP-CNN brings.",
     bare=bare,
     alone=alone,
     a=bare - alone,
@@ -1051,15 +1076,17 @@ tell(
 )
 if photos["components"]["measured"].any():
     tell(
-        "On photographs two stages reach {two} and one stage {one}: two are {d.word} one ({d}).",
+        "On photographs two stages reach {two} and one stage {one}: two are {d.word} "
+        "one ({d}).",
         two=level(photos["components"], "two stages"),
         one=level(photos["components"], "one stage"),
         d=difference(photos["components"], "two stages", "one stage"),
     )
     tell(
-        "Three levels are {l.word} the last alone ({l}), and the gated pyramid with its pathway is {g.word} the bare one ({g}). "
-        "Boxes that follow the attention are {b.word} as many boxes at random ({b}), and the network with them {c.word} one that "
-        "zooms into the center ({c}).",
+        "Three levels are {l.word} the last alone ({l}), and the gated pyramid with "
+        "its pathway is {g.word} the bare one ({g}). Boxes that follow the attention "
+        "are {b.word} as many boxes at random ({b}), and the network with them "
+        "{c.word} one that zooms into the center ({c}).",
         l=difference(photos["levels"], "3, 4, 5", "5"),
         g=difference(photos["gates"], "both, pathway", "feature pyramid"),
         b=difference(photos["controls"], "two stages", "random boxes"),
@@ -1102,31 +1129,37 @@ assert extreme[0] > 10 * extreme[1]
 
 # %% tags=["hide-input"]
 tell(
-    "1. Two stages reach {two} on the generated birds and one stage {one}; two are {d.word} one ({d}).",
+    "1. Two stages reach {two} on the generated birds and one stage {one}; two are "
+    "{d.word} one ({d}).",
     two=level(by_component, "two stages"),
     one=level(by_component, "one stage"),
     d=difference(by_component, "two stages", "one stage"),
 )
 tell(
-    "2. Of the second stage's halves the zoom is {f.word} no zoom ({f}), and the drop {e.word} no drop ({e}).",
+    "2. Of the second stage's halves the zoom is {f.word} no zoom ({f}), and the drop"
+    " {e.word} no drop ({e}).",
     e=difference(by_component, "two stages", "two stages, zoom only"),
     f=difference(by_component, "two stages", "two stages, drop only"),
 )
 tell(
-    "3. Both gates with the pathway are {d.word} the bare feature pyramid ({d}), and the pathway {p.word} none ({p}).",
+    "3. Both gates with the pathway are {d.word} the bare feature pyramid ({d}), and "
+    "the pathway {p.word} none ({p}).",
     d=difference(by_gate, "both, pathway", "feature pyramid"),
     p=difference(by_gate, "both, pathway", "both, no pathway"),
 )
 tell(
-    "4. In the network on this page the union of the boxes takes {area:.0f} % of the image, a zoom of {times:.2f}, and its boxes cover the discriminative part in {recall:.0f} % of the "
-    "images; the boxes of the same network before training do so in {before:.0f} %.",
+    "4. In the network on this page the union of the boxes takes {area:.0f} % of the "
+    "image, a zoom of {times:.2f}, and its boxes cover the discriminative part in "
+    "{recall:.0f} % of the images; the boxes of the same network before training do "
+    "so in {before:.0f} %.",
     area=100 * fraction,
     times=fraction**-0.5,
     recall=found["the end"][0],
     before=found["not trained"][0],
 )
 tell(
-    "5. The mean of both stages is {m.word} the first alone ({m}) and {n.word} the second alone ({n}), read from the same networks.",
+    "5. The mean of both stages is {m.word} the first alone ({m}) and {n.word} the "
+    "second alone ({n}), read from the same networks.",
     m=difference(
         stages := pd.concat(
             by_component[by_component["variant"] == "two stages"].assign(
@@ -1141,7 +1174,8 @@ tell(
     n=difference(stages, "logits", "stage2", "accuracy"),
 )
 tell(
-    "6. With a pretrained network on CUB-100, two stages are {d.word} the plain network with the same head ({d}); boxes from attention are {b.word} boxes at "
+    "6. With a pretrained network on CUB-100, two stages are {d.word} the plain "
+    "network with the same head ({d}); boxes from attention are {b.word} boxes at "
     "random ({b}), and one level of the pyramid is {l.word} three ({l}).",
     d=difference(photos["components"], "two stages", PLAIN),
     b=difference(photos["controls"], "two stages", "random boxes"),

@@ -29,7 +29,7 @@ batch_size = 32
 max_steps = None
 seeds = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 device = None  # the best there is
-train = "missing"  # what has no record; "all" measures everything again, "never" shows what there is
+train = "missing"  # what has no record; "all": everything again; "never": nothing
 rates = {  # of each method: the one that validation preferred among the trials below
     "plain, linear head": 0.3,
     "plain, BN-ELU head": 0.3,
@@ -52,7 +52,7 @@ trials = {
 }
 trial_seeds = [100, 101]  # used for nothing else
 changes = {}  # of single methods, where another network or data set asks for them
-elsewhere = {}  # further data sets to compare on, each with the settings that differ there
+elsewhere = {}  # further data sets to compare on, with the settings that differ there
 settings = {"precision": "float32"}  # of all runs; the same on every device
 
 # %% tags=["setup", "hide-input"]
@@ -270,12 +270,14 @@ show(
         "over its baseline, points",
     ),
     name="fig-evidence-gains",
-    caption="What each method adds to its own baseline, a network with the same head, "
-    "with the 95 % interval over seeds. Diamonds are the papers' gains, where they print "
-    "both sides of a network that started in the same way: large networks, mostly of "
-    "448 pixels, on CUB; Center Loss in the verification of faces.",
-    alt="Forest plots, one for each data set, with a row for each of six methods: the gain "
-    "over its baseline with its interval, some with a diamond at the published gain.",
+    caption="What each method adds to its own baseline, a network with the same head,"
+    " with the 95 % interval over seeds. Diamonds are the papers' gains, "
+    "where they print both sides of a network that started in the same way: "
+    "large networks, mostly of 448 pixels, on CUB; Center Loss in the "
+    "verification of faces.",
+    alt="Forest plots, one for each data set, with a row for each of six methods: the"
+    " gain over its baseline with its interval, some with a diamond at the "
+    "published gain.",
     drawing=True,
 )
 
@@ -286,8 +288,9 @@ for name, gains in everywhere.items():
     if clear:
         best = max(clear, key=lambda m: clear[m].mean)
         tell(
-            "**{name}.** {n} of {all} methods are above their baselines with the whole "
-            "interval: {names}. {m} below{others}. The largest gain is that of {best}, {d}.",
+            "**{name}.** {n} of {all} methods are above their baselines with the "
+            "whole interval: {names}. {m} below{others}. The largest gain is that of "
+            "{best}, {d}.",
             name=name[0].upper() + name[1:],
             n=len(clear),
             all=len(gains),
@@ -625,9 +628,10 @@ if priced:
 show(
     figure,
     name="fig-evidence-cost",
-    caption="Accuracy against the cost of a prediction; bars are one standard deviation over seeds.",
-    alt="Scatter plots, one for each data set: test accuracy over multiply-adds of a prediction, a marked point for each "
-    "method.",
+    caption="Accuracy against the cost of a prediction; bars are one standard "
+    "deviation over seeds.",
+    alt="Scatter plots, one for each data set: test accuracy over multiply-adds of a "
+    "prediction, a marked point for each method.",
 )
 
 # %% [markdown]
@@ -655,17 +659,17 @@ tell(
     d=difference(compared, "MC-Loss", elu),
 )
 tell(
-    "3. **Pooled products** are {d.word} average pooling of the same map: {d}. Root and "
-    "norm together are {n.word} neither: {n}.",
+    "3. **Pooled products** are {d.word} average pooling of the same map: {d}. Root "
+    "and norm together are {n.word} neither: {n}.",
     d=difference(compared, "Bilinear CNN", plain),
     n=gain("04_bilinear_cnn/components", "bilinear + root + norm", "bilinear"),
 )
 tell(
     "4. **Channel interaction.** SCI, its output divided by √c, is {d.word} the "
     "baseline: {d}. The same convolution without any interaction of channels is "
-    "{c.word} SCI: {c}. In the comparison CIN is {p.word} the plain network ({p}), whose "
-    "batches are shuffled; with CIN's batches of four classes the network without it is "
-    "{o.word} CIN ({o}).",
+    "{c.word} SCI: {c}. In the comparison CIN is {p.word} the plain network ({p}), "
+    "whose batches are shuffled; with CIN's batches of four classes the network "
+    "without it is {o.word} CIN ({o}).",
     d=gain("05_channel_interaction/components", "SCI", "baseline"),
     c=gain("05_channel_interaction/components", "φ alone", "SCI"),
     p=difference(compared, "CIN", plain),
@@ -697,18 +701,18 @@ tell(
 )
 photo = next((runs for runs in photographs if runs["measured"].any()), compared[:0])
 tell(
-    "8. **On photographs** a pretrained network alone names {p} of the birds of CUB-100. "
-    "B-CNN is {b.word} it ({b}), TASN {t.word} it ({t}), AP-CNN {a.word} it ({a}): what "
-    "pools finer or looks twice pays most.",
+    "8. **On photographs** a pretrained network alone names {p} of the birds of "
+    "CUB-100. B-CNN is {b.word} it ({b}), TASN {t.word} it ({t}), AP-CNN {a.word} it "
+    "({a}): what pools finer or looks twice pays most.",
     p=level(photo, plain) if len(photo) else None,
     b=difference(photo, "Bilinear CNN", plain) if len(photo) else None,
     t=difference(photo, "TASN", plain) if len(photo) else None,
     a=difference(photo, "AP-CNN", plain) if len(photo) else None,
 )
 tell(
-    "9. **A term in the loss or a block behind the last stage** does less there: Center "
-    "Loss is {c.word} the plain network ({c}), CIN {i.word} it ({i}), MC-Loss {m.word} "
-    "the plain network with the same head ({m}).",
+    "9. **A term in the loss or a block behind the last stage** does less there: "
+    "Center Loss is {c.word} the plain network ({c}), CIN {i.word} it ({i}), MC-Loss "
+    "{m.word} the plain network with the same head ({m}).",
     c=difference(photo, "Center Loss", plain) if len(photo) else None,
     i=difference(photo, "CIN", plain) if len(photo) else None,
     m=difference(photo, "MC-Loss", elu) if len(photo) else None,

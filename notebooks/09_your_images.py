@@ -691,7 +691,7 @@ print(f"T = {temperature:.2f}: {direction}confident on the validation images")
 
 
 def answered(logits, labels):
-    """For each threshold: confidence, fraction answered, fraction of those that is right."""
+    """For each threshold: confidence, fraction answered, fraction of those right."""
     p, guess = (logits / temperature).softmax(1).max(1)
     order = p.argsort(descending=True)
     count = torch.arange(1, len(p) + 1)
@@ -747,10 +747,11 @@ axes[1].set(
 show(
     figure,
     name="fig-own-calibration",
-    caption="Left: confidence against the fraction that is right, six groups of equally "
-    "many test images with standard errors; on the line, confidence is what it says. "
-    "Right: answering only the surest images. The star is the threshold chosen on "
-    "validation images, the dotted line what it was chosen for.",
+    caption="Left: confidence against the fraction that is right, six groups of "
+    "equally many test images with standard errors; on the line, confidence "
+    "is what it says. Right: answering only the surest images. The star is "
+    "the threshold chosen on validation images, the dotted line what it was "
+    "chosen for.",
     alt="Two plots. Left, a reliability diagram before and after temperature scaling "
     "beside the diagonal. Right, accuracy among answered images against the fraction "
     "answered, with the chosen threshold marked.",

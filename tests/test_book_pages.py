@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import itertools
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -202,6 +203,14 @@ def test_every_entry_of_the_bibliography_has_author_title_year_and_a_doi_or_an_i
             continue
         assert all(re.search(rf"^\s*{field}\s*=", entry, re.M) for field in ("author", "title", "year")), entry
         assert re.search(r"^\s*(doi|institution)\s*=", entry, re.M), entry
+
+
+@pytest.mark.parametrize("chapter", project.chapters())
+def test_code_fits_the_column_of_a_page(chapter):
+    cells = json.loads((ROOT / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf8"))["cells"]
+    shown = [c for c in cells if c["cell_type"] == "code" and "remove-cell" not in c["metadata"].get("tags", [])]
+    lines = "".join("".join(cell["source"]) + "\n" for cell in shown).splitlines()
+    assert not [line for line in lines if len(line) > 88]
 
 
 # ---- the reference
