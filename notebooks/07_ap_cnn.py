@@ -186,11 +186,12 @@ axes[4].set_title("second look")
 show(
     figure,
     name="fig-ap-idea",
-    caption="The idea. Masks of three levels say where to look, boxes of three sizes are "
-    "put on their peaks, and a second look goes to the union of all boxes (white, dashed), "
-    f"here {100 * box_area(union[None, None], (SIDE, SIDE)).item():.0f} % of the image. "
-    "The masks are drawn from the known parts, the discriminative one (the "
-    f"{birds.part_names[decides[bird]]}, black box) brightest; AP-CNN has to learn them.",
+    caption="The idea. Masks of three levels say where to look, boxes of three sizes "
+    "are put on their peaks, and a second look goes to the union of all boxes (white, "
+    f"dashed), here {100 * box_area(union[None, None], (SIDE, SIDE)).item():.0f} % of "
+    "the image. The masks are drawn from the known parts, the discriminative one (the "
+    f"{birds.part_names[decides[bird]]}, black box) brightest; AP-CNN has to learn "
+    "them.",
     alt="A bird with small, medium and large boxes and a dashed box around all; three"
     " masks of growing coarseness with their boxes; and the bird inside the "
     "dashed box, enlarged.",
