@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from fgvc_lib.config import Config
     from fgvc_lib.data.images import BadImage
 
 app = typer.Typer(
@@ -71,8 +72,10 @@ def train(
     if images is not None:
         named["data"] = data = "folder"
         set_ = [*set_, f"data_args.root={images}"]
-    of_folder = data == "folder" or "data=folder" in set_
-    tuned = of_folder and config is None and backbone is None and not any(s.startswith("backbone=") for s in set_)
+    given: dict[str, Any] = {}
+    _override(given, set_)
+    of_folder = "folder" in (data, given.get("data"))
+    tuned = of_folder and config is None and backbone is None and "backbone" not in given
     if not pretrained and not tuned:
         raise ValueError(
             "--no-pretrained is for a folder without --config or --backbone: say backbone_args.pretrained=false"
@@ -82,6 +85,8 @@ def train(
         settings = fine_tuning("", pretrained=pretrained).to_dict()
     _override(settings, set_)
     configured = Config.from_dict(settings | {key: value for key, value in named.items() if value is not None})
+    if tuned and "batch_size" not in given:
+        configured = _fitting_batch(configured)
     from fgvc_lib.train import Stopped, check_settings, fit, run_folder
 
     check_settings(configured)
@@ -350,6 +355,14 @@ def _check_writable(folder: Path) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK):
         what = "is not a folder" if not there.is_dir() else "cannot be written to"
         raise ValueError(f"{there} {what}: choose another --folder")
+
+
+def _fitting_batch(config: Config) -> Config:
+    """With a smaller batch where a folder has fewer training images than one takes."""
+    from fgvc_lib.data import load
+
+    images = len(load(config.data, **config.data_args).train)
+    return config.replace(batch_size=min(config.batch_size, images))
 
 
 def _override(settings: dict[str, Any], assignments: list[str]) -> None:

@@ -25,6 +25,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 from pydantic import BaseModel, TypeAdapter
@@ -168,14 +169,13 @@ def adjusted(verdicts: Sequence[Verdict], *, level: float = 0.05) -> list[str]:
 
     A difference that does not stand among so many becomes inconclusive; other verdicts stay.
     """
-    tested = [v for v in verdicts if not math.isnan(v.p)]
-    if not tested:
-        return [v.verdict for v in verdicts]
-    rates = dict(zip(map(id, tested), stats.false_discovery_control([v.p for v in tested]), strict=True))
-    excludes_zero = [v.low > 0 or v.high < 0 for v in verdicts]
+    p = np.array([v.p for v in verdicts])
+    tested, rates = ~np.isnan(p), np.zeros(len(p))
+    if tested.any():
+        rates[tested] = stats.false_discovery_control(p[tested])
     return [
-        "inconclusive" if beyond and rates.get(id(v), 0.0) > level else v.verdict
-        for v, beyond in zip(verdicts, excludes_zero, strict=True)
+        "inconclusive" if (v.low > 0 or v.high < 0) and rate > level else v.verdict
+        for v, rate in zip(verdicts, rates, strict=True)
     ]
 
 

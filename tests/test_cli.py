@@ -303,16 +303,27 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def test_a_folder_starts_from_pretrained_weights(fgvc: Run, asked: list[Any]) -> None:
-    fgvc("train", "my_birds", "-s", "lr=0.02", "--epochs", "5", "--method", "mutual_channel")
-    fgvc("train", "--data", "folder", "-s", "data_args.root=my_birds", "-s", "lr=0.02", "-s", "method=mutual_channel")
-    fgvc("train", "my_birds", "--no-pretrained")
+def test_a_folder_starts_from_pretrained_weights(fgvc: Run, asked: list[Any], tmp_path: Path) -> None:
+    birds = paint(tmp_path / "my_birds", each=30)
+    fgvc("train", birds, "-s", "lr=0.02", "--epochs", "5", "--method", "mutual_channel")
+    fgvc("train", "--data", "folder", "-s", f"data_args.root={birds}", "-s", "lr=0.02", "-s", "method=mutual_channel")
+    fgvc("train", birds, "--no-pretrained")
     first, second, fresh = asked
     assert first == second.replace(epochs=5)
-    assert (first.lr, first.method, first.data_args["root"]) == (0.02, "mutual_channel", "my_birds")
+    assert (first.lr, first.method, first.data_args["root"]) == (0.02, "mutual_channel", str(birds))
     assert (first.backbone_args["pretrained"], first.frozen_stages, first.backbone_lr_scale) == (True, 3, 0.1)
     assert (fresh.backbone_args["pretrained"], fresh.frozen_stages, fresh.backbone_lr_scale) == (False, 0, 1.0)
     assert fresh.backbone_args["name"] == first.backbone_args["name"]
+    assert first.batch_size == 32
+
+
+def test_a_small_folder_gets_a_batch_that_it_can_fill(fgvc: Run, asked: list[Any], tmp_path: Path) -> None:
+    few = paint(tmp_path / "few", each=8)
+    fgvc("train", few)
+    fgvc("train", few, "-s", "batch_size=40")
+    by_itself, asked_for = asked
+    assert 2 <= by_itself.batch_size < 24  # some of the 24 are for validation and test
+    assert asked_for.batch_size == 40  # is refused by the loop, in a sentence, and not changed
 
 
 def test_a_file_or_a_backbone_of_one_s_own_is_not_mixed_with_fine_tuning(
