@@ -454,6 +454,25 @@ def in_repository(link: str, url: str, branch: str) -> str | None:
     return None
 
 
+def test_the_discrepancies_can_be_filtered(site, tab, traffic):
+    traffic.page = "book/discrepancies.html"
+    tab.goto(site + traffic.page)
+    count, terms = tab.locator(".discrepancy-filter output"), tab.locator("article dl > dt:visible")
+    all_of_them = terms.count()
+    assert count.inner_text() == f"{all_of_them} of {all_of_them} differences"
+    tab.get_by_label("Words").fill("border")
+    found = terms.count()
+    assert 0 < found < all_of_them
+    entries = tab.locator("article dl > dt:visible, article dl > dd:visible").all_inner_texts()
+    assert all("border" in (term + text).lower() for term, text in zip(entries[::2], entries[1::2], strict=True))
+    tab.get_by_label("Paper").select_option("AP-CNN")
+    assert tab.locator("article section section > h2:visible").all_inner_texts() == ["AP-CNN"]
+    tab.get_by_label("Words").fill("")
+    tab.get_by_label("Read in").select_option("computed")
+    assert 0 < terms.count() < all_of_them
+    assert count.inner_text() == f"{terms.count()} of {all_of_them} differences"
+
+
 def test_launch_links_open_files_of_the_repository(visits):
     home = repository()
     links = {(page, link) for page, visit in visits.items() for link in visit.facts["links"]}
