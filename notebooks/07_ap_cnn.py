@@ -839,6 +839,7 @@ by_gate = study.run(
         "channel gates, pathway": ap_cnn(stages=1, pyramid=shut),
         "both, no pathway": ap_cnn(stages=1, pyramid=no_pathway),
         "both, pathway": ap_cnn(stages=1),
+        PLAIN: plain,
     },
     metrics=METRICS,
 )
