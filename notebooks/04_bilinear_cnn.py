@@ -781,8 +781,8 @@ tell(
 # %% [markdown]
 # ## Ablations
 #
-# All networks train from scratch on 64-pixel birds (12 classes, 40 training images each), some for too few epochs to converge,
-# with the seeds named below each figure. Compare variants, not papers.
+# All networks train from scratch on 64-pixel birds (12 classes, 40 training images each), with the seeds
+# named below each figure. Compare variants, not papers.
 #
 # ### What the root and the norm bring
 #
@@ -1168,7 +1168,8 @@ tell(
 # %% [markdown]
 # ## When to use it today
 #
-# - Use second-order pooling when classes differ in local combinations (texture, color *on* a part) and the network below is small.
+# - Use second-order pooling when classes differ in local combinations (texture, color *on* a part). With a pretrained network and small
+#   photographs it gained more than any other method of this book ({doc}`/notebooks/08_evidence`), for a longer classifier and nothing else.
 # - Do not copy the long $z$: the matrix square root of iSQRT-COV {footcite:p}`li2018towards` is the better root, and a compact
 #   sketch {footcite:p}`gao2016compact` needs a small fraction of the numbers.
 # - With a pretrained vision transformer, whose attention already multiplies features {footcite:p}`oquab2024dinov2`, try a linear classifier
