@@ -361,7 +361,9 @@ def _fitting_batch(config: Config) -> Config:
     """With a smaller batch where a folder has fewer training images than one takes."""
     from fgvc_lib.data import load
 
-    images = len(load(config.data, **config.data_args).train)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run says them
+        images = len(load(config.data, **config.data_args).train)
     return config.replace(batch_size=min(config.batch_size, images))
 
 
