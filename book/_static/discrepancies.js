@@ -17,9 +17,10 @@ const choice = (label, values) => {
   select.append(new Option("all", ""), ...[...new Set(values)].map((value) => new Option(value, value)));
   return labelled(label, select);
 };
-const labelled = (label, control) => {
-  const box = document.createElement("label");
-  box.append(label, control);
+const labelled = (text, control) => {
+  control.id = `filter-${text.toLowerCase().replace(" ", "-")}`;
+  const box = document.createElement("div");
+  box.append(Object.assign(document.createElement("label"), { htmlFor: control.id, textContent: text }), control);
   form.append(box);
   return control;
 };

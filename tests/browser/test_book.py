@@ -460,15 +460,15 @@ def test_the_discrepancies_can_be_filtered(site, tab, traffic):
     count, terms = tab.locator(".discrepancy-filter output"), tab.locator("article dl > dt:visible")
     all_of_them = terms.count()
     assert count.inner_text() == f"{all_of_them} of {all_of_them} differences"
-    tab.get_by_label("Words").fill("border")
+    tab.get_by_label("Words", exact=True).fill("border")
     found = terms.count()
     assert 0 < found < all_of_them
     entries = tab.locator("article dl > dt:visible, article dl > dd:visible").all_inner_texts()
     assert all("border" in (term + text).lower() for term, text in zip(entries[::2], entries[1::2], strict=True))
-    tab.get_by_label("Paper").select_option("AP-CNN")
+    tab.get_by_label("Paper", exact=True).select_option("AP-CNN")
     assert tab.locator("article section section > h2:visible").all_inner_texts() == ["AP-CNN"]
-    tab.get_by_label("Words").fill("")
-    tab.get_by_label("Read in").select_option("computed")
+    tab.get_by_label("Words", exact=True).fill("")
+    tab.get_by_label("Read in", exact=True).select_option("computed")
     assert 0 < terms.count() < all_of_them
     assert count.inner_text() == f"{terms.count()} of {all_of_them} differences"
 
