@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -72,6 +72,11 @@ def effects(found: Mapping[str, Difference | None]) -> pd.DataFrame:
     """Named differences as :func:`fgvc_study.figures.forest` draws them; what has not been measured is left out."""
     known = {name: (d.mean, d.low, d.high) for name, d in found.items() if d is not None}
     return pd.DataFrame.from_dict(known, orient="index", columns=["effect", "low", "high"], dtype=float)
+
+
+def effects_over(runs: pd.DataFrame, variants: Iterable[str], over: str) -> pd.DataFrame:
+    """:func:`effects` of variants on test accuracy, each minus one and the same other."""
+    return effects({variant: difference(runs, variant, over) for variant in variants})
 
 
 def tell(text: str, **values: object) -> None:

@@ -61,7 +61,7 @@ from fgvc_lib.train.model import build
 from fgvc_study import Study, benchmarks, published, vary
 from fgvc_study.diagrams import Diagram
 from fgvc_study.figures import COLORS, forest, forests, show, show_table, style
-from fgvc_study.findings import difference, effects, level, tell
+from fgvc_study.findings import difference, effects, effects_over, level, tell
 from fgvc_study.metrics.parts import pointing_game
 from fgvc_study.protocol import configuration
 from matplotlib.patches import Rectangle
@@ -794,9 +794,7 @@ measured = study.beside_photos("components", by_component)
 show(
     forests(
         {
-            title: effects(
-                {name: difference(runs, name, "average pooling") for name in BILINEAR}
-            )
+            title: effects_over(runs, BILINEAR, "average pooling")
             for title, runs in measured.items()
         },
         "over average pooling, points",

@@ -67,7 +67,7 @@ from fgvc_study.figures import (
     show_table,
     style,
 )
-from fgvc_study.findings import difference, effects, level, lost, tell
+from fgvc_study.findings import difference, effects, effects_over, level, lost, tell
 from fgvc_study.metrics.channels import channel_parts_of
 from fgvc_study.protocol import configuration
 from matplotlib.patches import Rectangle
@@ -904,7 +904,7 @@ others = [name for name in VARIANTS if name != "baseline"]
 show(
     forests(
         {
-            title: effects({n: difference(runs, n, "baseline") for n in others})
+            title: effects_over(runs, others, "baseline")
             for title, runs in measured.items()
         },
         "over the baseline, points",
@@ -975,7 +975,7 @@ by_softmax = study.run(
 figure, ax = plt.subplots(figsize=(6.4, 2.6))
 scaled = by_scale["variant"].unique()
 beside = pd.concat([by_component[by_component["variant"] == "baseline"], by_scale])
-forest(ax, effects({name: difference(beside, name, "baseline") for name in scaled}))
+forest(ax, effects_over(beside, scaled, "baseline"))
 ax.set_xlabel("over the baseline, points")
 show(
     figure,
@@ -1037,7 +1037,7 @@ by_loss = study.run(
 # %% tags=["figure", "hide-input"]
 figure, ax = plt.subplots(figsize=(6.2, 2))
 losses = [name for name in by_loss["variant"].unique() if name != "none"]
-forest(ax, effects({name: difference(by_loss, name, "none") for name in losses}))
+forest(ax, effects_over(by_loss, losses, "none"))
 ax.set_xlabel("over SCI without an added loss, points")
 show(
     figure,

@@ -79,7 +79,7 @@ from fgvc_study.figures import (
     show_table,
     style,
 )
-from fgvc_study.findings import difference, effects, level, tell
+from fgvc_study.findings import difference, effects_over, level, tell
 from fgvc_study.metrics.parts import peaks
 from fgvc_study.metrics.sampling import (
     area_magnification,
@@ -840,9 +840,7 @@ measured = study.beside_photos("components", by_component)
 show(
     forests(
         {
-            title: effects(
-                {name: difference(runs, name, "plain resizing") for name in PIECES}
-            )
+            title: effects_over(runs, PIECES, "plain resizing")
             for title, runs in measured.items()
         },
         "over plain resizing, points",
@@ -903,7 +901,7 @@ by_gradient = study.run(
 # %% tags=["figure", "hide-input"]
 figure, ax = plt.subplots(figsize=(7, 1.9))
 others = [name for name in dict.fromkeys(by_gradient["variant"]) if name != OWN]
-forest(ax, effects({name: difference(by_gradient, name, OWN) for name in others}))
+forest(ax, effects_over(by_gradient, others, OWN))
 ax.set(xlabel="test accuracy above the paper's way, points")
 show(
     figure,
@@ -1216,7 +1214,7 @@ by_variant = study.run(
 # %% tags=["figure", "hide-input"]
 figure, ax = plt.subplots(figsize=(7, 2.4))
 others = [n for n in dict.fromkeys(by_variant["variant"]) if n != "limit 4"]
-forest(ax, effects({name: difference(by_variant, name, "limit 4") for name in others}))
+forest(ax, effects_over(by_variant, others, "limit 4"))
 ax.set(xlabel="test accuracy above the library's defaults (limit 4), points")
 show(
     figure,

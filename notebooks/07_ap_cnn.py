@@ -59,7 +59,7 @@ from fgvc_study import Study, benchmarks, published, vary
 from fgvc_study.diagrams import Diagram
 from fgvc_study.estimate import Shape, step
 from fgvc_study.figures import COLORS, forest, forests, show, show_table, style
-from fgvc_study.findings import difference, effects, level, tell
+from fgvc_study.findings import difference, effects_over, level, tell
 from fgvc_study.metrics.parts import box_area, box_recall
 from fgvc_study.protocol import configuration
 from fgvc_study.tables import summarize
@@ -780,7 +780,7 @@ measured = study.beside_photos("components", by_component)
 show(
     forests(
         {
-            title: effects({n: difference(runs, n, "one stage") for n in others})
+            title: effects_over(runs, others, "one stage")
             for title, runs in measured.items()
         },
         "over one stage, points",
@@ -875,7 +875,7 @@ for ax, runs, over, title in (
     (axes[1, 1], by_border, f"{borders[0]:g}", f"border, above {borders[0]:g}"),
 ):
     others = [name for name in dict.fromkeys(runs["variant"]) if name != over]
-    forest(ax, effects({name: difference(runs, name, over) for name in others}))
+    forest(ax, effects_over(runs, others, over))
     ax.set_title(title)
 for ax in axes[1]:
     ax.set(xlabel="test accuracy, points")

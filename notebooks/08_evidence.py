@@ -704,18 +704,18 @@ tell(
     "8. **On photographs** a pretrained network alone names {p} of the birds of "
     "CUB-100. B-CNN is {b.word} it ({b}), TASN {t.word} it ({t}), AP-CNN {a.word} it "
     "({a}): what pools finer or looks twice pays most.",
-    p=level(photo, plain) if len(photo) else None,
-    b=difference(photo, "Bilinear CNN", plain) if len(photo) else None,
-    t=difference(photo, "TASN", plain) if len(photo) else None,
-    a=difference(photo, "AP-CNN", plain) if len(photo) else None,
+    p=level(photo, plain),
+    b=difference(photo, "Bilinear CNN", plain),
+    t=difference(photo, "TASN", plain),
+    a=difference(photo, "AP-CNN", plain),
 )
 tell(
     "9. **A term in the loss or a block behind the last stage** does less there: "
     "Center Loss is {c.word} the plain network ({c}), CIN {i.word} it ({i}), MC-Loss "
     "{m.word} the plain network with the same head ({m}).",
-    c=difference(photo, "Center Loss", plain) if len(photo) else None,
-    i=difference(photo, "CIN", plain) if len(photo) else None,
-    m=difference(photo, "MC-Loss", elu) if len(photo) else None,
+    c=difference(photo, "Center Loss", plain),
+    i=difference(photo, "CIN", plain),
+    m=difference(photo, "MC-Loss", elu),
 )
 unclear = tally["inconclusive"] / max(1, len(testable) - tally["not measured yet"])
 tell(

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from fgvc_study.findings import difference, effects, level, lost, tell
+from fgvc_study.findings import difference, effects, effects_over, level, lost, tell
 
 RUNS = pd.DataFrame(
     {
@@ -49,6 +49,11 @@ def test_effects_are_rows_for_a_forest_without_what_is_not_measured():
     assert list(rows.index) == ["better"]
     assert rows.round(1).loc["better"].to_dict() == {"effect": 11.0, "low": 8.5, "high": 13.5}
     assert list(effects({"lost": None}).columns) == ["effect", "low", "high"]
+
+
+def test_effects_over_one_variant_are_those_of_each():
+    each = {name: difference(RUNS, name, "plain") for name in ("worse", "better")}
+    pd.testing.assert_frame_equal(effects_over(RUNS, ["worse", "lost", "better"], "plain"), effects(each))
 
 
 def test_a_sentence_is_filled_or_says_that_it_cannot_be(monkeypatch):
