@@ -20,6 +20,7 @@ rule html:
         expand(f"{BUILD}/executed/{{chapter}}.ipynb", chapter=CHAPTERS),
         expand("notebooks/{chapter}.ipynb", chapter=CHAPTERS),
         "build/figures",
+        "build/live",
         "_config.yml",
         "_toc.yml",
         project.files("CHANGELOG.md", "CITATION.cff", "benchmarks/*.py", "book/**/*", "data/**/*"),
@@ -53,3 +54,15 @@ rule figures:
         directory("build/figures"),
     shell:
         f"mkdir -p {{output}} && {sys.executable} {{input[0]}} {{output}}"
+
+
+rule live:
+    input:
+        "pipeline/live.py",
+        "pipeline/networks.py",
+        project.files(*execute.LIBRARY, "data/networks/*.pt", "data/results/02_center_loss/*"),
+    output:
+        directory("build/live"),
+    shell:
+        f"{sys.executable} -m pipeline.live {{output}}"
+

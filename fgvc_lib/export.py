@@ -13,7 +13,7 @@ import copy
 import importlib.util
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,12 @@ class Deployable(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, C, S, S)`` float32 in [0, 1] → logits ``(B, classes)`` float32; their softmax is the probability."""
-        logits: Tensor = self.method((images - self.mean) / self.std).logits
+        logits: Tensor = self.method(self.normalized(images)).logits
         return logits.float()
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] as the method was trained on them."""
+        return (images - self.mean) / self.std
 
 
 def export(method: Method, info: Info, path: str | Path, *, rtol: float = 1e-3, atol: float = 1e-4) -> Path:
@@ -79,59 +83,100 @@ def export(method: Method, info: Info, path: str | Path, *, rtol: float = 1e-3, 
         ModuleNotFoundError: ONNX's packages are missing.
         ExportError: the method cannot be traced, or the file does not compute what the method does.
     """
+    model = Deployable(copy.deepcopy(method).cpu(), mean=info.mean, std=info.std)
+    shape = (len(info.mean), info.image_size, info.image_size)
+    images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        classes = model.eval()(images).shape[1]
+    if classes != len(info.classes):
+        raise ValueError(f"info names {len(info.classes)} classes, but the method has {classes}")
+    prepared = {"resize": info.resize, "image_size": info.image_size, "letterbox": info.letterbox}
+    notes = json.dumps({"classes": info.classes, **prepared}, ensure_ascii=False)
+    return write_program(model, {"images": images}, ["logits"], path, notes=notes, rtol=rtol, atol=atol)
+
+
+def write_program(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    path: str | Path,
+    *,
+    notes: str,
+    rtol: float = 1e-3,
+    atol: float = 1e-4,
+) -> Path:
+    """:func:`export` for any module, such as one that gives a method's maps beside its logits.
+
+    Args:
+        model: takes the inputs in their order and returns a tensor, or a tuple of them; used in evaluation mode.
+        inputs: by name, with the batch first, of three examples; the file takes any number.
+        outputs: names of what the model returns.
+        path: ends in ``.pt2`` or ``.onnx``.
+        notes: JSON that the file carries.
+        rtol, atol: of the comparison with the model, on one example and on three.
+
+    Raises:
+        ValueError, ModuleNotFoundError, ExportError: see :func:`export`.
+    """
     path = Path(path)
     if path.suffix not in FORMATS:
         raise ValueError(f"an exported model ends in {' or '.join(FORMATS)}, got {path.name!r}")
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if path.suffix == ".onnx" and missing:
         raise ModuleNotFoundError(f"ONNX needs {', '.join(missing)}: pip install fgvc-lib[export]")
-    model = Deployable(copy.deepcopy(method).cpu().eval(), mean=info.mean, std=info.std).eval()
-    shape = (len(info.mean), info.image_size, info.image_size)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(3, *shape, generator=generator)
+    examples = [[value[:count] for value in inputs.values()] for count in (1, 3)]
     with torch.no_grad():
-        expected = {count: model(images[:count]) for count in (1, 3)}
-    if expected[1].shape[1] != len(info.classes):
-        raise ValueError(f"info names {len(info.classes)} classes, but the method has {expected[1].shape[1]}")
-    prepared = {"resize": info.resize, "image_size": info.image_size, "letterbox": info.letterbox}
-    notes = json.dumps({"classes": info.classes, **prepared}, ensure_ascii=False)
-
-    program = _trace(model, images)
+        expected = [_listed(model.eval()(*example)) for example in examples]
+    program = _trace(model, tuple(inputs.values()))
     with replacing(path) as temporary:
         if path.suffix == ".pt2":
             torch.export.save(program, temporary, extra_files={"info.json": notes})
             run = _open_pt2(temporary)
         else:
-            _save_onnx(program, temporary, method, notes)
-            run = _open_onnx(temporary)
-        for count, logits in expected.items():
-            _compare(path.name, run(images[:count]), logits, rtol=rtol, atol=atol)
+            _save_onnx(program, temporary, _name(model), notes, list(inputs), outputs)
+            run = _open_onnx(temporary, list(inputs), outputs)
+        for example, wanted in zip(examples, expected, strict=True):
+            for got, right in zip(run(example), wanted, strict=True):
+                _compare(path.name, got, right, rtol=rtol, atol=atol)
     return path
 
 
-def _trace(model: Deployable, images: Tensor) -> torch.export.ExportedProgram:
+def _listed(returned: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    return [returned] if isinstance(returned, Tensor) else list(returned)
+
+
+def _name(model: nn.Module) -> str:
+    return type(model.method if isinstance(model, Deployable) else model).__name__
+
+
+def _trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     """The graph of ``model`` for any number of images.
 
     ``strict`` reads the Python code: the other mode takes ``len(images)`` for a constant.
     """
-    name = type(model.method).__name__
+    batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
         # blocks inside a backbone note what passes through them (layers/attach.py), for pictures only
         warnings.filterwarnings("ignore", message="While compiling, we found certain side effects")
         try:
-            return torch.export.export(
-                model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=True
-            )  # fmt: skip
+            return torch.export.export(model, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=True)
         except Exception as error:  # whatever the tracer meets in a method's code
-            raise ExportError(f"torch.export cannot trace {name}: {_first_line(error)}") from error
+            raise ExportError(f"torch.export cannot trace {_name(model)}: {_first_line(error)}") from error
 
 
-def _open_pt2(path: Path) -> Callable[[Tensor], Tensor]:
-    run: Callable[[Tensor], Tensor] = torch.export.load(path).module()
-    return run
+def _open_pt2(path: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    module = torch.export.load(path).module()
+    return lambda inputs: _listed(module(*inputs))
 
 
-def _save_onnx(program: torch.export.ExportedProgram, path: Path, method: Method, notes: str) -> None:
+def _save_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    name: str,
+    notes: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> None:
     op: Any = importlib.import_module("onnxscript").opset18
 
     # what torch knows and ONNX does not; without annotations, which the converter would read
@@ -146,22 +191,26 @@ def _save_onnx(program: torch.export.ExportedProgram, path: Path, method: Method
             program,
             dynamo=True,
             verbose=False,
-            input_names=["images"],
-            output_names=["logits"],
+            input_names=inputs,
+            output_names=outputs,
             custom_translation_table={torch.ops.aten.searchsorted.Tensor: searchsorted},
         )
     except Exception as error:  # whatever the converter meets in a graph
-        name = type(method).__name__
         raise ExportError(f"ONNX cannot express {name}: {_first_line(error.__cause__ or error)}") from error
     assert made is not None
     made.model.metadata_props["info"] = notes
     made.save(path)
 
 
-def _open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+def _open_onnx(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     runtime: Any = importlib.import_module("onnxruntime")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    def run(values: Sequence[Tensor]) -> list[Tensor]:
+        fed = {name: value.numpy() for name, value in zip(inputs, values, strict=True)}
+        return [torch.from_numpy(found) for found in session.run(list(outputs), fed)]
+
+    return run
 
 
 def _compare(name: str, got: Tensor, expected: Tensor, *, rtol: float, atol: float) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nbformat
 
-from pipeline import offline
+from pipeline import offline, runtime
 from pipeline.check import outside_requests
 from pipeline.project import ROOT, PipelineError, build_folder, clean_notebook, digest, write_if_changed
 from pipeline.stage import stage
@@ -29,6 +29,10 @@ from pipeline.sync import place
 def build(profile: str) -> None:
     """Check, stage and render the book of ``profile``."""
     folder = build_folder(profile)
+    try:
+        runtime.fetch(ROOT / "build" / "runtime")
+    except PipelineError as error:  # the book is whole without it, and the next build tries again
+        print(f"book: {error}; its pictures stay still", flush=True)
     complaints = stage(profile)
     if complaints:
         raise PipelineError("\nerror: ".join(complaints))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fgvc_lib import export as exporting
 from fgvc_lib.backbones import vgg
-from fgvc_lib.export import ExportError, export
+from fgvc_lib.export import ExportError, export, write_program
 from fgvc_lib.methods import METHODS
 from fgvc_lib.methods.base import Method, Output
 from fgvc_lib.train.model import Info
@@ -149,3 +149,23 @@ def test_what_onnx_cannot_express_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"^ONNX cannot express Odd: [^\n]*zeta[^\n]*$"):
         export(Odd(), INFO, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+class Scaled(torch.nn.Module):
+    """Two inputs, two outputs."""
+
+    def forward(self, images: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = images * factors[:, :, None, None]
+        return scaled.mean((1, 2, 3)), scaled
+
+
+def test_a_module_is_exported_with_all_its_inputs_and_outputs_by_name(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    inputs = {"images": torch.rand(3, 3, 4, 4), "factors": torch.tensor([[1.0], [2.0], [3.0]])}
+    path = write_program(Scaled(), inputs, ["mean", "scaled"], tmp_path / "scaled.onnx", notes='{"of": "a test"}')
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    mean, scaled = session.run(["mean", "scaled"], {name: value[1:].numpy() for name, value in inputs.items()})
+    expected = inputs["images"][1:] * torch.tensor([2.0, 3.0])[:, None, None, None]
+    torch.testing.assert_close(torch.from_numpy(scaled), expected)
+    torch.testing.assert_close(torch.from_numpy(mean), expected.mean((1, 2, 3)))
+    assert json.loads(session.get_modelmeta().custom_metadata_map["info"]) == {"of": "a test"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
@@ -19,7 +20,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urldefrag, urlsplit
 
 import pytest
+import torch
 
+from pipeline import live, networks
 from pipeline.project import ROOT, chapters, repository
 
 BOOK = Path(os.environ.get("FGVC_BOOK", ROOT / "build" / "quick" / "html")).resolve()
@@ -471,6 +474,129 @@ def test_the_discrepancies_can_be_filtered(site, tab, traffic):
     tab.get_by_label("Read in", exact=True).select_option("computed")
     assert 0 < terms.count() < all_of_them
     assert count.inner_text() == f"{terms.count()} of {all_of_them} differences"
+
+
+LIVE = "book/live.html"
+SMALL = 300_000  # bytes that the page that runs loads by itself, beside what every page loads
+
+
+def test_the_page_that_runs_is_small_until_it_is_asked(site, browser):
+    sizes = {}
+    for page in (LIVE, "book/cite.html"):
+        context = browser.new_context(viewport=DESKTOP)
+        tab = context.new_page()
+        tab.goto(site + page, wait_until="networkidle")
+        entries = "performance.getEntriesByType('resource').map(e => [e.name, e.transferSize])"
+        sizes[page] = dict(tab.evaluate(entries))
+        context.close()
+    own = {name: size for name, size in sizes[LIVE].items() if name not in sizes["book/cite.html"]}
+    assert any(name.endswith("playground.json") for name in own)
+    assert not any("runtime" in name or name.endswith(".onnx") for name in own)
+    assert sum(own.values()) < SMALL
+
+
+@pytest.mark.skipif(
+    not (BOOK / "_static" / "live" / "runtime").is_dir(),
+    reason="the book was built where npm could not fetch the runtime of book/live",
+)
+def test_networks_run_in_the_browser_as_they_do_in_python(site, tab, traffic):
+    traffic.page = LIVE
+    tab.set_viewport_size(DESKTOP)
+    tab.goto(site + LIVE)
+    tab.get_by_label("Mark", exact=True).select_option(label="red cap")
+    tab.get_by_role("button", name="Ask the networks").click()
+    cards = tab.locator(".live-card")
+    tab.wait_for_function("document.querySelectorAll('.live-card:not([hidden])').length === 4", timeout=120_000)
+    assert re.match(r"First prediction [\d.]+ seconds", tab.locator(".live-told").inner_text())
+    assert cards.locator("li").count() == 4 * 3
+
+    # the same birds through the committed networks
+    draw = """async (names) => {
+      const { drawBird, uniformNumbers, POSE } = await import("../_static/live/bird.js");
+      const { birds } = await (await fetch("../_static/live/playground.json")).json();
+      const mark = birds.marks.find(mark => mark.name === "red cap");
+      const uniform = uniformNumbers(1);
+      const set = {size: 0.5, tilt: 0.5, mirrored: 0.25};
+      for (const name in set) uniform[POSE[name][0]] = set[name];
+      return [64, 128].map(size => [...drawBird(uniform, {...birds.plain, ...mark.look}, mark.part, size)]);
+    }"""
+    pixels = dict(zip((64, 128), tab.evaluate(draw), strict=True))
+    for name in networks.NETWORKS:
+        model, facts, _ = live.network(name)
+        side = facts["size"]
+        image = torch.tensor(pixels[side]).reshape(1, side, side, 4)[..., :3].permute(0, 3, 1, 2) / 255
+        given = [image] if "limit" not in facts else [image, torch.tensor([[facts["limit"]["value"]]])]
+        with torch.no_grad():
+            expected = model(*given)[0][0]
+        card = tab.locator(f".live-card[data-network={name}]")
+        logits = torch.tensor(json.loads(card.get_attribute("data-logits")))
+        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+
+    # a slider changes what is seen and said
+    seen = cards.nth(2).locator("canvas").nth(1)
+    before = seen.screenshot()
+    tab.get_by_label("Largest magnification").fill("1")
+    tab.wait_for_timeout(1000)
+    assert seen.screenshot() != before
+    assert violations(tab, {"include": [[".live"]]}, {}) == []
+
+
+def test_a_file_that_is_no_picture_is_a_sentence(site, tab, traffic):
+    traffic.page = LIVE
+    tab.goto(site + LIVE)
+    chosen = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"}
+    tab.get_by_label("Or your own picture").set_input_files(chosen)
+    tab.get_by_text("notes.txt cannot be read as a picture").wait_for()
+
+
+def test_the_slider_of_center_loss_moves_by_keyboard_and_stands_still_where_motion_is_unwanted(site, browser):
+    context = browser.new_context(viewport=PHONE, reduced_motion="reduce")
+    tab = context.new_page()
+    tab.goto(site + LIVE)
+    part = tab.locator("[data-live=center_loss]")
+    told, slider, picture = part.locator("output"), part.get_by_label("Its value"), part.locator("canvas")
+    told.get_by_text("λ = 0:").wait_for()
+    pixels = "canvas => canvas.toDataURL()"
+    before = picture.evaluate(pixels)
+    slider.press("ArrowRight")
+    told.get_by_text("λ = 0.001:").wait_for()
+    after = picture.evaluate(pixels)
+    tab.wait_for_timeout(300)
+    assert before != after == picture.evaluate(pixels)
+    assert "λ = 0.001:" in picture.get_attribute("aria-label")
+    part.get_by_label("Sweep").select_option(label="α, the rate of the centers")
+    told.get_by_text("α = ").wait_for()
+    context.close()
+
+
+def test_bumps_are_dragged_and_h_follows(site, tab, traffic):
+    traffic.page = LIVE
+    tab.set_viewport_size(DESKTOP)
+    tab.goto(site + LIVE)
+    part = tab.locator("[data-live=peaks]")
+    h = lambda: float(re.search(r"h = ([\d.]+)", part.locator("output").inner_text())[1])  # noqa: E731
+    part.locator("svg").scroll_into_view_if_needed()
+    apart = h()
+    box = part.locator("svg").bounding_box()
+    for start in (0.25, 0.75):
+        tab.mouse.move(box["x"] + start * box["width"], box["y"] + 50)
+        tab.mouse.down()
+        tab.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 50, steps=4)
+        tab.mouse.up()
+    assert h() == pytest.approx(1, abs=0.1)
+    assert apart > 2
+    part.get_by_label("Height").fill("0")
+    assert h() == pytest.approx(1, abs=0.01)
+
+
+def test_without_javascript_the_page_that_runs_shows_still_pictures_and_says_why(site, browser):
+    context = browser.new_context(viewport=DESKTOP, java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto(site + LIVE)
+    for part in tab.locator("[data-live]").all():
+        assert "without JavaScript" in part.inner_text()
+        assert part.locator("img").evaluate("image => image.complete && image.naturalWidth > 0")
+    context.close()
 
 
 def test_launch_links_open_files_of_the_repository(visits):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import runtime
 from pipeline.check import outside_requests
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,10 @@ def project(tmp_path_factory):
     (root / "profiles" / "smoke" / "01_small.yaml").write_text("profile: smoke\nseeds: [3]\n")
     (root / "book" / "index.md").write_text(INDEX)
     (root / "book" / "figures.py").write_text("")
+    (root / "pipeline" / "live.py").write_text("from pathlib import Path\nimport sys\nPath(sys.argv[1]).mkdir()\n")
+    (root / "build" / "runtime").mkdir(parents=True)
+    for name in runtime.FILES:  # else npm would fetch them
+        (root / "build" / "runtime" / name).write_text("")
     (root / "book" / "references.bib").write_text(ENTRY)
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters:\n- file: notebooks/01_small\n")
     return root
