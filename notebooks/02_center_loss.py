@@ -476,6 +476,9 @@ show(
     "lie on each other.",
 )
 
+# %% [markdown]
+# <div class="live" data-live="center_loss"><p class="live-why">On the book's own page a slider stands here: it moves these digits from one λ to the next.</p></div>
+
 
 # %% tags=["figure", "hide-input"]
 def curves(ax, sources, by, value, *, color, label=""):
