@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fgvc_lib.layers.attention_sampler import AttentionSampler
+from fgvc_lib.layers.attention_sampler import attention_sample
 from fgvc_lib.layers.trilinear import TrilinearAttention, average_map, random_maps
 from fgvc_lib.losses.distillation import DistillationLoss
 
@@ -15,13 +15,14 @@ optimizer = torch.optim.SGD(nn.ModuleList([attention_net, network, heads]).param
 loader = [(torch.randn(8, 3, 64, 64), torch.randint(10, (8,))) for _ in range(2)]  # yours: twice the input's side
 
 # ---- lifted ----
-attend, sample, distil = TrilinearAttention(), AttentionSampler((32, 32), limit=4), DistillationLoss(temperature=10)
+attend, distil = TrilinearAttention(), DistillationLoss(temperature=10)
 generator = torch.Generator().manual_seed(0)
 for images, labels in loader:
     seen = attention_net(images)  # (B, 16, h, w)
     maps = attend(seen.detach())  # a map for each channel
-    master = heads["master"](network(sample(images, average_map(maps)[:, 0])))
-    part = heads["part"](network(sample(images, random_maps(maps, generator=generator)[:, 0])))
+    whole = attention_sample(images, average_map(maps)[:, 0], (32, 32), limit=4)
+    near = attention_sample(images, random_maps(maps, generator=generator)[:, 0], (32, 32), limit=4)
+    master, part = heads["master"](network(whole)), heads["part"](network(near))
     logits = (heads["attention"](seen.mean((2, 3))), master, part)
     loss = sum(F.cross_entropy(x, labels) for x in logits) + distil(master, part)
     optimizer.zero_grad()

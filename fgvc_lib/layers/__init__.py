@@ -3,7 +3,7 @@
 from fgvc_lib.layers.attach import Attached, attach
 from fgvc_lib.layers.attention_net import AttentionNet, MultiDilationConv
 from fgvc_lib.layers.attention_pyramid import AttentionPyramid, ChannelGate, PooledLateral, SpatialGate, feature_pyramid
-from fgvc_lib.layers.attention_sampler import AttentionSampler, attention_sample, sampling_grid
+from fgvc_lib.layers.attention_sampler import attention_sample, sampling_grid
 from fgvc_lib.layers.bilinear import BilinearPool, bilinear_pool, signed_sqrt
 from fgvc_lib.layers.channel_interaction import ContrastiveChannelInteraction, SelfChannelInteraction
 from fgvc_lib.layers.head import bn_elu_head, make_head
@@ -17,7 +17,6 @@ __all__ = [
     "Attached",
     "AttentionNet",
     "AttentionPyramid",
-    "AttentionSampler",
     "BilinearPool",
     "ChannelGate",
     "ContrastiveChannelInteraction",

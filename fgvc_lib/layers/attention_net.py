@@ -10,47 +10,37 @@ from torch import Tensor, nn
 from fgvc_lib.backbones import Backbone
 
 
-def multi_dilation_conv(features: Tensor, weight: Tensor, dilations: Sequence[int]) -> Tensor:
-    r"""One convolution at several dilations with the same weight, summed after the ReLU.
+class MultiDilationConv(nn.Module):
+    r"""One 3×3 convolution at several dilations with the same weight, summed after the ReLU.
 
     .. math:: Y = \sum_{d} \mathrm{ReLU}(W *_d X)
 
     It looks at several extents at once without shrinking the map and without further weights.
 
     Args:
-        features: ``(B, C, h, w)``.
-        weight: ``(C', C, k, k)``, k odd.
+        in_channels: C, of X.
+        out_channels: C', of Y.
         dilations: the d's.
 
-    Returns:
-        ``(B, C', h, w)``, non-negative.
+    Raises:
+        ValueError: no dilation, or one below 1.
     """
-    reach = weight.shape[2] // 2
-    responses = [F.relu(F.conv2d(features, weight, padding=d * reach, dilation=d)) for d in dilations]
-    total = responses[0]
-    for response in responses[1:]:
-        total = total + response
-    return total
 
-
-class MultiDilationConv(nn.Module):
-    """Module twin of :func:`multi_dilation_conv`, with a square kernel of ``kernel_size`` (3 officially)."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, *, dilations: Sequence[int] = (1, 2), kernel_size: int = 3
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, dilations: Sequence[int] = (1, 2)) -> None:
         super().__init__()
         if not dilations or min(dilations) < 1:
             raise ValueError(f"dilations must be one or more positive integers, got {tuple(dilations)}")
         self.dilations = tuple(dilations)
-        self.weight = nn.Conv2d(in_channels, out_channels, kernel_size, bias=False).weight
+        self.weight = nn.Conv2d(in_channels, out_channels, 3, bias=False).weight
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features: Tensor) -> Tensor:
-        return multi_dilation_conv(features, self.weight, self.dilations)
-
-    def extra_repr(self) -> str:
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, dilations={self.dilations}"
+        """``(B, C, h, w)`` → ``(B, C', h, w)``, non-negative."""
+        responses = [F.relu(F.conv2d(features, self.weight, padding=d, dilation=d)) for d in self.dilations]
+        total = responses[0]
+        for response in responses[1:]:
+            total = total + response
+        return total
 
 
 class AttentionNet(nn.Module):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def limit_magnification(magnification: Tensor, limit: float | Tensor) -> Tensor:
@@ -179,26 +179,3 @@ def sample_at(images: Tensor, grid: Tensor) -> Tensor:
     with torch.autocast(device_type=images.device.type, enabled=False):
         # positions in half precision would be off by whole pixels: interpolate in the grid's type
         return F.grid_sample(images.to(grid), grid, mode="bilinear", align_corners=True).to(images)
-
-
-class AttentionSampler(nn.Module):
-    """Module twin of :func:`attention_sample`, with its arguments.
-
-    ``gradient=False`` detaches the maps: no gradient through the positions, as in the official implementation.
-    """
-
-    def __init__(
-        self, size: tuple[int, int], *, limit: float | None = None, equal_zoom: bool = False, gradient: bool = False
-    ) -> None:
-        super().__init__()
-        self.size = size
-        self.limit = limit
-        self.equal_zoom = equal_zoom
-        self.gradient = gradient
-
-    def forward(self, images: Tensor, maps: Tensor) -> Tensor:
-        maps = maps if self.gradient else maps.detach()
-        return attention_sample(images, maps, self.size, limit=self.limit, equal_zoom=self.equal_zoom)
-
-    def extra_repr(self) -> str:
-        return f"size={self.size}, limit={self.limit}, equal_zoom={self.equal_zoom}, gradient={self.gradient}"

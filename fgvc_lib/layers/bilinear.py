@@ -99,6 +99,3 @@ class BilinearPool(nn.Module):
         if self.root:
             x = signed_sqrt(x, eps=self.eps)
         return F.normalize(x, dim=1) if self.normalize else x
-
-    def extra_repr(self) -> str:
-        return f"root={self.root}, normalize={self.normalize}, eps={self.eps}"

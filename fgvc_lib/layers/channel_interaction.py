@@ -119,9 +119,6 @@ class SelfChannelInteraction(nn.Module):
         """W of these maps, ``(B, c, c)``."""
         return channel_relation(x, scale=self.scale, positive=self.positive)
 
-    def extra_repr(self) -> str:
-        return f"scale={self.scale!r}, positive={self.positive}, factor={self.factor:.4g}"
-
 
 def suppress(w: Tensor, factors: Tensor) -> Tensor:
     r"""What one image of a pair relates and the other does not: :math:`|W_A - \eta W_B|`, :math:`|W_B - \gamma W_A|`.

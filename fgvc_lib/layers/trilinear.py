@@ -70,9 +70,6 @@ class TrilinearAttention(nn.Module):
             features, spatial_norm=self.spatial_norm, relation_norm=self.relation_norm, scale=self.scale
         )
 
-    def extra_repr(self) -> str:
-        return f"spatial_norm={self.spatial_norm}, relation_norm={self.relation_norm}, scale={self.scale}"
-
 
 def average_map(maps: Tensor, *, unique: bool = False) -> Tensor:
     """A(M), the average over the maps: what all parts together point at.

@@ -138,10 +138,6 @@ class CenterLoss(nn.Module):
             self.centers = wide.to(self.centers.device)
         return self
 
-    def extra_repr(self) -> str:
-        n, d = self.centers.shape
-        return f"num_classes={n}, feature_dim={d}, alpha={self.alpha}, reduction={self.reduction!r}"
-
 
 def _own_centers(centers: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """c_y, ``(m, d)``, once features and labels have been found to fit the centers."""

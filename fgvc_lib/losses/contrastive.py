@@ -70,6 +70,3 @@ class ContrastiveLoss(nn.Module):
     def forward(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:
         """Two ``(N, r)`` and ``(N,)`` bool → the loss, a scalar."""
         return contrastive_loss(a, b, same, margin=self.margin)
-
-    def extra_repr(self) -> str:
-        return f"margin={self.margin}"

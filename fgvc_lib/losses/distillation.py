@@ -82,9 +82,3 @@ class DistillationLoss(nn.Module):
             detach_teacher=self.detach_teacher,
             square_temperature=self.square_temperature,
         )
-
-    def extra_repr(self) -> str:
-        return (
-            f"temperature={self.temperature}, detach_teacher={self.detach_teacher}, "
-            f"square_temperature={self.square_temperature}"
-        )

@@ -93,8 +93,9 @@ class APCNN(Method):
 
     Stage one runs the backbone, a feature pyramid over its last stages and the gates, and classifies every attended
     level F'_k and the concatenation of the unattended, pooled F_k. Boxes from the spatial masks then give the second
-    input: ``refined_stage``'s output, with one box dropped (training only), cropped to the union of all boxes and
-    enlarged. Stage two is the same modules, with the same weights, from there on.
+    input: the output of ``refined_stage``, with one box dropped (training only), cropped to the union of all boxes and
+    enlarged. That stage is the third from last (the first, if there are fewer), also with fewer levels than three.
+    Stage two is the same modules, with the same weights, from there on.
 
     Levels carry the paper's numbers whatever the backbone: 5 is its last stage, 4 the one below, 3 the next.
 
@@ -111,8 +112,6 @@ class APCNN(Method):
         average: of ``"logits"`` (officially with ResNet-50) or ``"probabilities"`` (with VGG-19) over the heads and
             stages. The returned logits are then the logarithm of the mean probability.
         reduction: ``"sum"`` of the heads' cross-entropies, as in the paper, or their ``"mean"``.
-        refined_stage: whose output is dropped from and zoomed into, at or below the finest level; None for the
-            paper's: the third from last (the first, if there are fewer), also with fewer levels than three.
         lower_lr_scale: on the learning rate of the backbone below its last stage; officially 0.1 for birds.
 
     Output:
@@ -159,7 +158,6 @@ class APCNN(Method):
         inference_stages: Literal[1, 2] | None = None,
         average: Literal["logits", "probabilities"] = "logits",
         reduction: Literal["sum", "mean"] = "sum",
-        refined_stage: str | None = None,
         lower_lr_scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -173,14 +171,7 @@ class APCNN(Method):
         self.backbone = backbone
         self.levels = backbone.stages[-levels:]
         self.level_names = [f"level{5 - i}" for i in reversed(range(levels))]
-        third = backbone.stages[-max(levels, min(3, len(backbone.stages)))]
-        self.refined_stage = third if refined_stage is None else refined_stage
-        below = backbone.stages[: backbone.stages.index(self.levels[0]) + 1]
-        if self.refined_stage not in below:
-            raise ValueError(
-                f"refined_stage must be at or below the finest level, one of {', '.join(below)}, "
-                f"got {self.refined_stage!r}"
-            )
+        self.refined_stage = backbone.stages[-max(levels, min(3, len(backbone.stages)))]
         self.stages, self.inference_stages = stages, inference_stages or stages
         self.zoom, self.average, self.reduction = zoom, average, reduction
         self.drop = drop

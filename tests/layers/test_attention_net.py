@@ -3,23 +3,23 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from fgvc_lib.backbones import resnet
-from fgvc_lib.layers.attention_net import AttentionNet, MultiDilationConv, multi_dilation_conv
+from fgvc_lib.layers.attention_net import AttentionNet, MultiDilationConv
 
 
 def test_each_dilation_reads_the_same_weight_at_its_own_distance():
-    x, weight = torch.zeros(1, 1, 7, 7), torch.zeros(1, 1, 3, 3)
-    x[0, 0, 3, 3], weight[0, 0, 1, 2] = 1, 2  # the weight looks one step to the right
-    y = multi_dilation_conv(x, weight, (1, 3))
+    x, layer = torch.zeros(1, 1, 7, 7), MultiDilationConv(1, 1, dilations=(1, 3))
+    nn.init.zeros_(layer.weight)
+    with torch.no_grad():
+        x[0, 0, 3, 3], layer.weight[0, 0, 1, 2] = 1, 2  # the weight looks one step to the right
     expected = torch.zeros(1, 1, 7, 7)
     expected[0, 0, 3, 2] = expected[0, 0, 3, 0] = 2
-    assert torch.equal(y, expected)
+    assert torch.equal(layer(x), expected)
 
 
 def test_the_relu_comes_before_the_sum():
-    x, weight = torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), -1.0)
-    assert multi_dilation_conv(x, weight, (1, 2)) == 0
     layer = MultiDilationConv(2, 3, dilations=(1, 2, 3))
     x = torch.randn(2, 2, 5, 4)
     expected = sum(F.conv2d(x, layer.weight, padding=d, dilation=d).relu() for d in (1, 2, 3))
@@ -29,8 +29,8 @@ def test_the_relu_comes_before_the_sum():
 
 def test_gradcheck():
     x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, w: multi_dilation_conv(x, w, (1, 2)), (x, weight))
+    layer = MultiDilationConv(2, 2).double()
+    assert torch.autograd.gradcheck(lambda x, _: layer(x), (x, layer.weight))
 
 
 @pytest.mark.parametrize("dilations", [((1, 2), (1, 2, 3)), ((1,),), ()])

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgvc_lib.layers.attention_sampler import (
-    AttentionSampler,
     attention_sample,
     axis_magnification,
     limit_magnification,
@@ -266,15 +265,6 @@ def test_the_gradient_of_an_empty_or_one_cell_map_is_finite():
         leaf = maps.clone().requires_grad_()
         attention_sample(torch.rand(2, 1, 8, 8), leaf, (5, 5), limit=limit).square().sum().backward()
         assert leaf.grad.isfinite().all()
-
-
-def test_module_stops_the_gradient_unless_asked():
-    images, maps = torch.rand(1, 1, 8, 8), torch.rand(1, 3, 3, requires_grad=True)
-    off, on = (AttentionSampler((4, 4), limit=2, gradient=g)(images, maps) for g in (False, True))
-    assert torch.equal(off, on)
-    assert not off.requires_grad
-    assert on.requires_grad
-    assert torch.equal(on, attention_sample(images, maps, (4, 4), limit=2))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fgvc_lib.layers.attention_net import MultiDilationConv
 from fgvc_lib.layers.attention_pyramid import AttentionPyramid, ChannelGate, PooledLateral, SpatialGate, feature_pyramid
-from fgvc_lib.layers.attention_sampler import AttentionSampler
+from fgvc_lib.layers.attention_sampler import attention_sample
 from fgvc_lib.layers.bilinear import BilinearPool
 from fgvc_lib.layers.channel_interaction import ContrastiveChannelInteraction, SelfChannelInteraction
 from fgvc_lib.layers.head import bn_elu_head, make_head
@@ -91,13 +92,13 @@ def trilinear(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
 def attention_sampler(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
     size = draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
     limit = draw(st.none() | st.floats(1, 4))
-    layer = AttentionSampler(size, limit=limit, equal_zoom=draw(st.booleans()), gradient=True)
+    layer = partial(attention_sample, size=size, limit=limit, equal_zoom=draw(st.booleans()))
     return Case((maps(b, c, 7, 5), maps(b, 1, h, w)[:, 0]), layer, (b, c, *size))
 
 
 def multi_dilation(b: int, c: int, h: int, w: int, draw: Draw) -> Case:
     dilations = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
-    layer = MultiDilationConv(c, 3, dilations=dilations, kernel_size=draw(st.sampled_from([1, 3])))
+    layer = MultiDilationConv(c, 3, dilations=dilations)
     return Case((maps(b, c, h, w),), layer, (b, 3, h, w))
 
 

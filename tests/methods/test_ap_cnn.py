@@ -91,7 +91,6 @@ def test_every_term_trains_its_head_its_gates_and_the_backbone():
         {"drop": None},
         {"average": "probabilities"},
         {"reduction": "mean"},
-        {"refined_stage": "layer1", "pyramid": {"levels": 2}},
         {"drop": {"rates": [0.3, 0.4, 0.3]}, "boxes": {"border": 0.2, "mean_with_border": False}},
         {"boxes": {"random": True}},
         {"boxes": {"merge": True, "released_border": True}},
@@ -331,7 +330,6 @@ def test_lower_layers_may_learn_slower():
         ({"boxes": {"shares": [0.1]}}, "APCNN: unknown argument boxes.shares: choose from sizes, top_k,"),
         ({"drop": {"rates": 0.3}}, "drop.rates must be a list, got 0.3"),
         ({"average": "votes"}, "average must be 'logits' or 'probabilities', got 'votes'"),
-        ({"refined_stage": "layer3"}, "one of layer1, got 'layer3'"),
         ({"boxes": {"top_k": [5, 3]}}, "top_k needs a number for each of 3 levels, got 2"),
     ],
 )
