@@ -13,15 +13,17 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from fgvc_lib.config import Config
     from fgvc_lib.data.images import BadImage
+    from fgvc_lib.train import Prediction, Predictor
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +35,7 @@ app = typer.Typer(
 
 PATHS = ("root",)
 """Settings that are text whatever they look like: a folder may be called 2024."""
+Batch = Annotated[int, typer.Option(help="Images at once.", metavar="N", min=1)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; else the best there is.", metavar="D")]
 Images = Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE…")]
 Model = Annotated[Path, typer.Argument(help="Folder of `fgvc train`, or a model.pt.", metavar="MODEL")]
@@ -113,18 +116,17 @@ def evaluate(
         Path | None, typer.Argument(help="Labeled images to score instead: all of them.", metavar="[FOLDER]")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="train, val or test; by default test, or val without one.", metavar="NAME")
+        Literal["train", "val", "test"] | None,
+        typer.Option(help="train, val or test; by default test, or val without one.", metavar="NAME"),
     ] = None,
     set_: Annotated[list[str], typer.Option("--set", "-s", help="Another data or data_args.KEY.", metavar="K=V")] = [],  # noqa: B006 - typer copies it
     report: Annotated[
         Path | None, typer.Option(help="For the report; by default beside the model.", metavar="DIR")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at once.", metavar="N")] = 256,
+    batch_size: Batch = 256,
     device: Device = None,
 ) -> None:
     """Score a trained model on its data or on another folder: JSON, and a report to open in a browser."""
-    if split not in (None, "train", "val", "test"):
-        raise ValueError(f"split must be train, val or test, got {split!r}")
     if strange := [s for s in set_ if not s.startswith(("data=", "data_args."))]:
         raise ValueError(f"only data and data_args can be set here, got {strange[0]}")
     from fgvc_lib.data import load
@@ -148,7 +150,7 @@ def evaluate(
         shown = {"data": data.name, "split": part}
         if data.fingerprint != info.data["fingerprint"]:
             print("note: this is not the data that the model was trained on", file=sys.stderr)
-    logits, labels = evaluation.predict(method.to(where), data, part, batch_size=batch_size, device=where)
+    logits, labels = evaluation.predict(method, data, part, batch_size=batch_size, device=where)
     if report is None:
         report = (model if model.is_dir() else model.parent) / f"report-{'-'.join(shown.values())}"
     page = write_report(report, info, data, part, logits, labels)
@@ -160,30 +162,24 @@ def evaluate(
 def predict(
     model: Model,
     images: Images,
-    top: Annotated[int, typer.Option(help="Classes to show, best first.", metavar="N")] = 3,
-    format: Annotated[str, typer.Option(help="text, json (a line per image) or csv.", metavar="F")] = "text",
+    top: Annotated[int, typer.Option(help="Classes to show, best first.", metavar="N", min=1)] = 3,
+    format: Annotated[
+        Literal["text", "json", "csv"], typer.Option(help="text, json (a line per image) or csv.", metavar="F")
+    ] = "text",
     overlay: Annotated[
         Path | None, typer.Option(help="Folder for pictures of where the model looked.", metavar="DIR")
     ] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Average with the mirror image.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Images at once.", metavar="N")] = 32,
+    batch_size: Batch = 32,
     device: Device = None,
 ) -> None:
     """Name the classes of image files, with probabilities."""
-    if format not in ("text", "json", "csv"):
-        raise ValueError(f"format must be text, json or csv, got {format!r}")
-    if top < 1 or batch_size < 1:
-        raise ValueError(f"top and batch-size must be at least 1, got {top} and {batch_size}")
     from fgvc_lib.train import Predictor
     from fgvc_lib.train.machine import pick_device
 
     predictor = Predictor.load(model, device=pick_device(device), batch_size=batch_size, flips=flips)
-    files = _image_files(images)
     table = csv.writer(sys.stdout, lineterminator="\n")
-    if format == "csv":
-        table.writerow(["file", "rank", "class", "probability"])
-    skipped: list[BadImage] = []
-    for i, found in enumerate(predictor.stream(files, skipped=skipped)):
+    for i, found in enumerate(_predictions(predictor, images)):
         file, best, picture = str(found.source), found.best(top), None
         if overlay is not None:
             overlay.mkdir(parents=True, exist_ok=True)
@@ -194,11 +190,12 @@ def predict(
             shown = {"file": file, "classes": classes}
             print(_json(shown if picture is None else {**shown, "overlay": str(picture)}))
         elif format == "csv":
+            if i == 0:
+                table.writerow(["file", "rank", "class", "probability"])
             for rank, (name, value) in enumerate(best, 1):
                 table.writerow([file, rank, name, f"{value:.6f}"])
         else:
             print(f"{file}: " + ", ".join(f"{name} {value:.1%}" for name, value in best))
-    _tell_skipped(skipped, len(files))
 
 
 @app.command()
@@ -206,7 +203,7 @@ def embed(
     model: Model,
     file: Annotated[Path, typer.Argument(help="To write: ends in .npz or .csv.", metavar="FILE")],
     images: Images,
-    batch_size: Annotated[int, typer.Option(help="Images at once.", metavar="N")] = 32,
+    batch_size: Batch = 32,
     device: Device = None,
 ) -> None:
     """Write the features of image files, a row each: the arrays `embeddings` and `files`, or a table."""
@@ -216,10 +213,7 @@ def embed(
     from fgvc_lib.train.machine import pick_device
 
     predictor = Predictor.load(model, device=pick_device(device), batch_size=batch_size)
-    files = _image_files(images)
-    skipped: list[BadImage] = []
-    count, length = write_embeddings(file, predictor.stream(files, skipped=skipped))
-    _tell_skipped(skipped, len(files))
+    count, length = write_embeddings(file, _predictions(predictor, images))
     print(_json({"file": str(file), "images": count, "length": length}))
 
 
@@ -227,24 +221,20 @@ def embed(
 def neighbors(
     model: Model,
     images: Images,
-    count: Annotated[int, typer.Option(help="Training images to show, the nearest first.", metavar="N")] = 5,
+    count: Annotated[int, typer.Option(help="Training images to show, the nearest first.", metavar="N", min=1)] = 5,
     pictures: Annotated[
         Path | None, typer.Option(help="Folder for pictures of each image beside them.", metavar="DIR")
     ] = None,
     device: Device = None,
 ) -> None:
     """Show which training images the model finds most like image files, and how like (the cosine of the features)."""
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
     from fgvc_lib.data import load
     from fgvc_lib.train import Neighbors, Predictor
     from fgvc_lib.train.machine import pick_device
 
     predictor = Predictor.load(model, device=pick_device(device))
     near = Neighbors(predictor, load(predictor.info.config["data"], **predictor.info.config["data_args"]))
-    files = _image_files(images)
-    skipped: list[BadImage] = []
-    for i, prediction in enumerate(predictor.stream(files, skipped=skipped)):
+    for i, prediction in enumerate(_predictions(predictor, images)):
         found = near(prediction, count)
         shown = ", ".join(f"{neighbor.label} {neighbor.similarity:.2f} ({neighbor.name})" for neighbor in found)
         ((name, value),) = prediction.best(1)
@@ -252,7 +242,6 @@ def neighbors(
         if pictures is not None:
             pictures.mkdir(parents=True, exist_ok=True)
             near.picture(prediction, found).save(pictures / f"{i:04d}-{Path(str(prediction.source)).stem}.png")
-    _tell_skipped(skipped, len(files))
 
 
 @app.command()
@@ -294,36 +283,37 @@ def methods() -> None:
     from fgvc_lib.methods import METHODS
 
     for name, method in METHODS.items():
-        _list(name, method, given=2)
+        _list(name, method, given=2, more=[])
 
 
 @app.command()
 def datasets() -> None:
     """List the data sets, their arguments and defaults."""
-    from fgvc_lib.data import DATASETS
+    from fgvc_lib.data import DATASETS, OPTIONS
 
     for name, make in DATASETS.items():
-        _list(name, make, given=0)
+        _list(name, make, given=0, more=["options …"] if name in OPTIONS else [])
 
 
-def _image_files(paths: list[Path]) -> list[Path]:
-    """The images among files and folders; says what is passed over."""
+def _predictions(predictor: Predictor, paths: list[Path]) -> Iterator[Prediction]:
+    """Of the images among files and folders; says what is passed over and, in the end, what cannot be read.
+
+    Raises:
+        BadImage: none of them can be read.
+    """
     from fgvc_lib.train import image_files
 
     files, passed_over = image_files(paths)
     if passed_over:
         print(f"passed over: {passed_over}", file=sys.stderr)
-    return files
-
-
-def _tell_skipped(skipped: list[BadImage], count: int) -> None:
-    """Name the files that cannot be read; an error where that is all of them."""
-    if skipped and len(skipped) == count:
+    skipped: list[BadImage] = []
+    yield from predictor.stream(files, skipped=skipped)
+    if len(skipped) == len(files):
         raise skipped[0]
     for error in skipped:
         print(f"skipped: {error}", file=sys.stderr)
     if skipped:
-        print(f"skipped {len(skipped)} of {count} files", file=sys.stderr)
+        print(f"skipped {len(skipped)} of {len(files)} files", file=sys.stderr)
 
 
 def _json(content: Any, *, indent: int | None = None) -> str:
@@ -334,19 +324,16 @@ def _json(content: Any, *, indent: int | None = None) -> str:
     return json.dumps(finite(content), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
 
 
-def _list(name: str, thing: Any, *, given: int) -> None:
+def _list(name: str, thing: Any, *, given: int, more: list[str]) -> None:
     """A name, the first sentence of its docstring, and its keyword arguments."""
     doc = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
     print(f"{name:<16}{doc}")
     arguments = []
     for parameter in list(inspect.signature(thing).parameters.values())[given:]:
-        if parameter.kind is parameter.VAR_KEYWORD:
-            arguments.append(f"{parameter.name} …")
-        else:
-            default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
+        default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
+        if parameter.kind is not parameter.VAR_KEYWORD:
             arguments.append(parameter.name + default)
-    if arguments:
-        print(f"{'':<16}{', '.join(arguments)}")
+    print(f"{'':<16}{', '.join(arguments + more)}")
 
 
 def _check_writable(folder: Path) -> None:
@@ -427,6 +414,6 @@ def _status(error: Exception) -> int | None:
     import torch
 
     from fgvc_lib.export import ExportError
-    from fgvc_lib.train import CompileError, NonFiniteLoss
+    from fgvc_lib.train import NonFiniteLoss
 
-    return 1 if isinstance(error, (CompileError, ExportError, NonFiniteLoss, torch.OutOfMemoryError)) else None
+    return 1 if isinstance(error, (ExportError, NonFiniteLoss, torch.OutOfMemoryError)) else None

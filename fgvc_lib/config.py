@@ -14,13 +14,12 @@ import typing
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model, model_validator, validate_call
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Init = TypeVar("Init", bound=Callable[..., None])
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 """An int may stand for a float, but ``"3"`` is no int, and 1 is no bool."""
@@ -116,12 +115,6 @@ class Config(BaseModel):
             hints = {name: field.annotation for name, field in type(self).model_fields.items()}
             raise ValueError(_sentence(error, hints, "setting")) from None
 
-    @model_validator(mode="after")
-    def _batch_splits(self) -> Config:
-        if self.batch_size % self.grad_accum_steps:
-            raise ValueError(f"batch_size {self.batch_size} does not split into {self.grad_accum_steps} micro-batches")
-        return self
-
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Config:
         """Build from plain data."""
@@ -147,82 +140,82 @@ class Config(BaseModel):
         return Config(**{**self.model_dump(), **changes})
 
 
-def check_arguments(call: Callable[..., Any], arguments: Mapping[str, Any], what: str, *, given: int = 0) -> None:
+def check_arguments(
+    call: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    what: str,
+    *,
+    given: int = 0,
+    options: Callable[..., Any] | None = None,
+) -> dict[str, Any]:
     """Refuse keyword arguments that ``call`` does not take, that have another type than its hints, or that are missing.
 
     Args:
-        call: a function or class with type hints; ``**options: Unpack[…]`` of a TypedDict counts as its keys.
+        call: a function or class with type hints.
         arguments: plain data, as from a YAML file: a list stands for any sequence, a mapping for a dataclass.
         what: what the message calls ``call``, such as ``"method 'cin'"``.
         given: how many positional arguments the caller passes besides.
+        options: another function, whose keyword arguments will do too.
+
+    Returns:
+        The arguments as they are hinted: a tuple that came as a list, a dataclass that came as a mapping.
 
     Raises:
         ValueError: one sentence that names the argument, what was expected and what came.
     """
-    model = _arguments_model(call, given)
+    model = _arguments_model(call, given, options)
     try:
-        model.model_validate_json(json.dumps(dict(arguments), default=dataclasses.asdict))  # no tuples: lists pass
+        plain = json.dumps(dict(arguments), default=dataclasses.asdict)  # no tuples: lists pass
+        found = model.model_validate_json(plain)
     except ValidationError as error:
         hints = {name: field.annotation for name, field in model.model_fields.items()}
         raise ValueError(_sentence(error, hints, "argument", f"{what}: ")) from None
     except TypeError:
         raise ValueError(f"the arguments of {what} must be plain data, got {reprlib.repr(dict(arguments))}") from None
+    return {name: getattr(found, name) for name in arguments}
 
 
-def checked(call: Callable[P, R]) -> Callable[P, R]:
-    """``call``, but refusing arguments that do not fit its hints; a mapping becomes the dataclass that is hinted.
+def checked(init: Init) -> Init:
+    """A method's ``__init__``, with its keyword arguments passed through :func:`check_arguments`."""
+    what = init.__qualname__.removesuffix(".__init__")
 
-    Raises:
-        ValueError: at a call, one sentence that names the argument, what was expected and what came.
-    """
-    validated: Callable[P, R] = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(call)
+    @wraps(init)
+    def check(self: Any, backbone: Any, num_classes: int, **arguments: Any) -> None:
+        init(self, backbone, num_classes, **check_arguments(init, arguments, what, given=3))
 
-    @wraps(call)
-    def check(*args: P.args, **arguments: P.kwargs) -> R:
-        try:
-            return validated(*args, **arguments)
-        except ValidationError as error:
-            hints = {p.name: p.annotation for p in inspect.signature(call, eval_str=True).parameters.values()}
-            what = call.__qualname__.removesuffix(".__init__")
-            raise ValueError(_sentence(error, hints, "argument", f"{what}: ")) from None
-
-    return check
+    return cast(Init, check)
 
 
 @cache
-def _arguments_model(call: Callable[..., Any], given: int) -> type[BaseModel]:
+def _arguments_model(call: Callable[..., Any], given: int, options: Callable[..., Any] | None) -> type[BaseModel]:
+    parameters = list(inspect.signature(call, eval_str=True).parameters.values())[given:]
+    if options is not None:
+        more = inspect.signature(options, eval_str=True).parameters.values()
+        parameters = [p for p in (*parameters, *more) if p.kind is p.KEYWORD_ONLY]
     fields: dict[str, Any] = {}
-    for parameter in list(inspect.signature(call, eval_str=True).parameters.values())[given:]:
+    for parameter in parameters:
         hint = Any if parameter.annotation is parameter.empty else parameter.annotation
-        if parameter.kind is parameter.VAR_KEYWORD:
-            (options,) = typing.get_args(hint)
-            fields |= {name: (option, None) for name, option in typing.get_type_hints(options).items()}
-        else:
-            fields[parameter.name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
+        fields[parameter.name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
     return create_model(call.__name__, __config__=STRICT, **fields)
 
 
 def _sentence(error: ValidationError, hints: Mapping[str, Any], noun: str, where: str = "") -> str:
     """The first mistake that pydantic found in values with these hints."""
     errors = error.errors(include_url=False)
-    names = list(hints)
     for e in errors:
-        outer, *inner = e["loc"] or ("",)
-        outer = names[outer] if isinstance(outer, int) else outer
-        fields = _fields(hints.get(outer))
+        outer, *inner = e["loc"]
+        fields = _fields(hints.get(str(outer)))
         inner = [i for i in inner if isinstance(i, int) or i in fields or e["type"] in UNKNOWN]
         e["loc"] = (outer, *inner)
     first = errors[0]
     unknown = [e["loc"] for e in errors if e["type"] in UNKNOWN]
     if unknown:
         *group, _ = unknown[0]
-        known = ", ".join(_fields(hints[str(group[0])]) if group else names) or "none"
+        known = ", ".join(_fields(hints[str(group[0])]) if group else hints) or "none"
         several = sorted(".".join(map(str, loc)) for loc in unknown if [*loc[:-1]] == group)
         return f"{where}unknown {noun}{'s' * (len(several) > 1)} {', '.join(several)}: choose from {known}"
-    if first["type"] == "value_error":
-        return first["msg"].removeprefix("Value error, ")
     name = "".join(f"[{i}]" if isinstance(i, int) else f".{i}" for i in first["loc"]).removeprefix(".")
-    if first["type"] in ("missing", "missing_argument"):
+    if first["type"] == "missing":
         return f"{where}the {noun} {name} is needed"
     expected = [e["msg"].removeprefix("Input should be ") for e in errors if e["loc"][0] == first["loc"][0]]
     shown = " or ".join(dict.fromkeys(_PLAIN.get(text, text) for text in expected))

@@ -22,24 +22,9 @@ from torchvision import models
 
 from fgvc_lib.backbones.weights import packaged
 from fgvc_lib.config import Config
-from fgvc_lib.data import load
-from fgvc_lib.data.cub200 import cub100_files, cub_files
+from fgvc_lib.data import LISTINGS, load
 from fgvc_lib.data.files import Files, select
-from fgvc_lib.data.image_folder import folder_files
-from fgvc_lib.data.real import aircraft_files, cars_files, flowers_files, pets_files
 from fgvc_study.estimate import Shape, estimate
-
-LISTINGS: dict[str, Callable[..., Files]] = {
-    "cub": cub_files,
-    "cub100": cub100_files,
-    "cars": cars_files,
-    "aircraft": aircraft_files,
-    "flowers": flowers_files,
-    "pets": pets_files,
-    "folder": folder_files,
-    "cars196_crops": functools.partial(folder_files, root="cars196_crops"),
-}
-"""Data sets of image files, which are listed here and not decoded; the others are loaded."""
 
 OFFICIAL = {
     "cub": Shape(200, 5994, 5794),

@@ -328,11 +328,11 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("width", "height"), [(12_000, 10_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize(("width", "height"), [(14_000, 14_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
 def test_an_image_of_absurd_size_is_refused_by_name(width: int, height: int, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "set" / name).mkdir(parents=True)
         for i in range(3):
             (tmp_path / "set" / name / f"{i}.png").write_bytes(png(width, height))
-    with pytest.raises(ValueError, match=r"set/[ab]/\d.png .*(pixels|bomb)"):
+    with pytest.raises(ValueError, match=r"set/[ab]/\d.png .*bomb"):
         load("folder", root=str(tmp_path / "set"), image_size=8)

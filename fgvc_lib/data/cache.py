@@ -22,15 +22,9 @@ from filelock import FileLock, Timeout
 
 def cache_folder() -> Path:
     """Where entries are kept: the environment variable ``FGVC_CACHE``, else ``fgvc`` in the user's cache folder."""
-    named = os.environ.get("FGVC_CACHE")
-    try:
-        if named:
-            return Path(named).expanduser()
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fgvc"
-    except RuntimeError:  # no HOME and no entry in the list of users, as in some containers
-        raise ValueError(
-            "this user has no home folder: let the environment variable FGVC_CACHE name a folder for decoded images"
-        ) from None
+    if named := os.environ.get("FGVC_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fgvc"
 
 
 def cached(name: str, build: Callable[[Path], None]) -> Path:
@@ -117,18 +111,6 @@ def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
             "FGVC_CACHE name a folder on a larger disk"
         ) from error
     return array
-
-
-def keep_rows(path: Path, array: np.ndarray, rows: np.ndarray) -> None:
-    """Write what :func:`create_array` gave to its file, but these ascending rows only, without a copy in memory."""
-    for new, old in enumerate(rows.tolist()):
-        if new != old:
-            array[new] = array[old]
-    array.flush()  # type: ignore[attr-defined]
-    with path.open("r+b") as file:
-        fields = {"descr": array.dtype.str, "fortran_order": False, "shape": (len(rows), *array.shape[1:])}
-        np.lib.format.write_array_header_1_0(file, fields)  # NumPy pads it, so it is as long as the first one
-        file.truncate(file.tell() + len(rows) * array[:1].nbytes)
 
 
 def open_array(path: Path) -> np.ndarray:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Literal
 
 import numpy as np
 
-from fgvc_lib.data.dataset import ImageData
-from fgvc_lib.data.decoding import decode_all
 from fgvc_lib.data.download import install
-from fgvc_lib.data.files import Files, Item, Options, data_root, select
+from fgvc_lib.data.files import Files, Item, data_root, select
 
 URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 MD5 = "97eceeb196236b17998738112f37df78"
@@ -23,25 +21,8 @@ CUB100 = Path(__file__).with_name("cub100.txt")
 """A file with the names of the 100 classes that this project measures on, one a line."""
 
 
-def cub(
-    *, root: str = "", download: bool = False, crop: Literal["box"] | None = None, **options: Unpack[Options]
-) -> ImageData:
-    """200 bird species, 5,994 training and 5,794 test images, with 15 part points and a box of the bird.
-
-    ``Split.parts`` holds ``points`` and ``object_boxes``, moved with crop and resize. No part is known to decide a
-    class.
-
-    Args:
-        root: folder that holds ``CUB_200_2011``; relative to ``FGVC_DATA`` unless absolute.
-        download: fetch the 1.1 GB archive if the folder is not there.
-        crop: ``"box"`` to see the bird's box alone; None for the whole photograph.
-        **options: see :func:`fgvc_lib.data.decoding.decode_all`.
-    """
-    return decode_all(cub_files(root=root, download=download, crop=crop), **options)
-
-
-def cub100(*, root: str = "", download: bool = False, **options: Unpack[Options]) -> ImageData:
-    """Half of :func:`cub`: the boxes of 100 of its classes, 2,999 training and 2,903 test images.
+def cub100_files(*, root: str = "", download: bool = False) -> Files:
+    """Half of CUB: the boxes of 100 of its classes, 2,999 training and 2,903 test images.
 
     The official archive has all of it. Where ``root`` holds a folder ``cub100`` with a copy of these classes whose
     images are cropped already, that one is read: the same images and splits, with pixels that a resize to 227 × 227 and
@@ -51,13 +32,7 @@ def cub100(*, root: str = "", download: bool = False, **options: Unpack[Options]
     Args:
         root: folder that holds ``cub100/CUB_200_2011`` or ``CUB_200_2011``; relative to ``FGVC_DATA`` unless absolute.
         download: fetch the 1.1 GB archive if neither is there.
-        **options: see :func:`fgvc_lib.data.decoding.decode_all`; ``classes`` chooses among the 100.
     """
-    return decode_all(cub100_files(root=root, download=download), **options)
-
-
-def cub100_files(*, root: str = "", download: bool = False) -> Files:
-    """The listing of :func:`cub100`."""
     copy = data_root(root) / "cub100"
     if (copy / "CUB_200_2011").is_dir():
         files = cub_files(root=str(copy))
@@ -67,10 +42,16 @@ def cub100_files(*, root: str = "", download: bool = False) -> Files:
 
 
 def cub_files(*, root: str = "", download: bool = False, crop: Literal["box"] | None = None) -> Files:
-    """The listing, with the official split.
+    """200 bird species, 5,994 training and 5,794 test images, with 15 part points and a box of the bird.
 
-    A copy with fewer images or classes works, if its tables agree, and so does one without the boxes or the folder
-    ``parts``.
+    ``Split.parts`` holds ``points`` and ``object_boxes``, moved with crop and resize. No part is known to decide a
+    class. A copy with fewer images or classes works, if its tables agree, and so does one without the boxes or the
+    folder ``parts``.
+
+    Args:
+        root: folder that holds ``CUB_200_2011``; relative to ``FGVC_DATA`` unless absolute.
+        download: fetch the 1.1 GB archive if the folder is not there.
+        crop: ``"box"`` to see the bird's box alone; None for the whole photograph.
     """
     folder = data_root(root) / "CUB_200_2011"
     for other in (folder / folder.name, folder.parent):  # the archive unpacked into a folder of its name, or its inside

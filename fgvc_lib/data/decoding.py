@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from fgvc_lib.data.augment import AUGMENTATIONS
-from fgvc_lib.data.cache import cached, create_array, keep_rows, open_array
+from fgvc_lib.data.cache import cached, create_array, open_array
 from fgvc_lib.data.dataset import ImageData, Split
 from fgvc_lib.data.files import Classes, Files, Item, select
 from fgvc_lib.data.images import BadImage, read_image, square
@@ -198,21 +198,17 @@ def _decode_split(
                 raise BadImage(f"{error}; remove it, or set skip_bad to leave such files out") from error
             bad.append(i)
 
-    _each(decode, len(items))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the first error stops what has not begun
+        list(pool.map(decode, range(len(items))))
     good = np.setdiff1d(np.arange(len(items)), bad)
-    keep_rows(path, images, good)
+    if bad:
+        whole, images = images, create_array(folder / "good.npy", np.uint8, (len(good), *images.shape[1:]))
+        for new, old in enumerate(good):  # one by one: a set need not fit into memory
+            images[new] = whole[old]
+        (folder / "good.npy").replace(path)
+    images.flush()  # type: ignore[attr-defined]
     np.save(folder / f"{name}_sizes.npy", sizes[good])
     return sorted(bad)
-
-
-def _each(function: Callable[[int], None], count: int) -> None:
-    """Call ``function`` with 0 … count - 1 in threads; the first error stops what has not begun."""
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        for _ in pool.map(function, range(count)):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _parts(

@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import torch
@@ -72,34 +71,16 @@ Classes = int | str | Sequence[int | str]
 """Which classes to keep, as the first so many, a list of names or official numbers, or a file with one a line."""
 
 
-class Options(TypedDict, total=False):
-    """What every set of image files understands, explained at :func:`fgvc_lib.data.decoding.decode_all`."""
-
-    image_size: int
-    resize: int | None
-    letterbox: bool
-    classes: Classes | None
-    per_class: int | None
-    val_fraction: float
-    seed: int
-    skip_bad: bool
-    augment: Sequence[str]
-
-
 def data_root(root: str | Path = "") -> Path:
     """``root`` itself if absolute, else below the folder that the environment variable ``FGVC_DATA`` names."""
-    base = os.environ.get("FGVC_DATA", "")
-    try:
-        path, base_path = Path(root).expanduser(), Path(base).expanduser()
-    except RuntimeError:
-        raise ValueError(f"this user has no home folder for ~: give {root or base} as an absolute path") from None
+    path, base = Path(root).expanduser(), os.environ.get("FGVC_DATA")
     if path.is_absolute():
         return path
     if not base:
         raise FileNotFoundError(
             "set the environment variable FGVC_DATA to the folder that holds the data sets, or give an absolute root"
         )
-    return base_path / path
+    return Path(base).expanduser() / path
 
 
 def select(

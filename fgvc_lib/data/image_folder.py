@@ -6,13 +6,10 @@ import dataclasses
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
 
 import torch
 
-from fgvc_lib.data.dataset import ImageData
-from fgvc_lib.data.decoding import decode_all
-from fgvc_lib.data.files import Files, Item, Options, data_root
+from fgvc_lib.data.files import Files, Item, data_root
 from fgvc_lib.data.label_table import read_table
 from fgvc_lib.data.listing import Found, counted, images_below, is_hidden, some
 from fgvc_lib.data.splits import hold_out
@@ -28,7 +25,7 @@ ByClass = Mapping[str, Sequence[tuple[Path, str]]]
 """Class → path of each image and its name inside the class."""
 
 
-def folder(*, root: str, test_fraction: float = 0.25, **options: Unpack[Options]) -> ImageData:
+def folder_files(*, root: str, test_fraction: float = 0.25) -> Files:
     """A folder with one folder per class, or with ``train``, ``val`` and ``test`` that each have one folder per class.
 
     Or a CSV with the columns ``file``, ``label`` and, if you split, ``split``; files are relative to its folder.
@@ -40,27 +37,7 @@ def folder(*, root: str, test_fraction: float = 0.25, **options: Unpack[Options]
     Args:
         root: the folder or CSV; relative to ``FGVC_DATA`` unless absolute.
         test_fraction: of each class, held out for the test where there is neither ``test`` nor ``val``. Which images
-            depends on the names of class and file only.
-        **options: see :func:`fgvc_lib.data.decoding.decode_all`. ``val_fraction`` counts where there is no ``val``.
-    """
-    return decode_all(folder_files(root=root, test_fraction=test_fraction), **options)
-
-
-def cars196_crops(**options: Unpack[Options]) -> ImageData:
-    """Crops of the official *training* images of Stanford Cars, 196 classes, at ``FGVC_DATA/cars196_crops``.
-
-    Not the published benchmark, whose test images are missing here: numbers compare methods with each other under one
-    budget, not with papers.
-
-    Args:
-        **options: see :func:`fgvc_lib.data.decoding.decode_all`.
-    """
-    listed = folder_files(root="cars196_crops")
-    return decode_all(dataclasses.replace(listed, identity="cars196_crops", layout=""), **options)
-
-
-def folder_files(*, root: str, test_fraction: float = 0.25) -> Files:
-    """The listing of such a folder.
+            depends on the names of class and file only. ``val_fraction`` counts where there is no ``val``.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -90,11 +67,21 @@ def folder_files(*, root: str, test_fraction: float = 0.25) -> Files:
     return _files(path, classes, found, f"{test_fraction:.0%} of each class held out for the test", train, test=test)
 
 
+def cars196_crops_files() -> Files:
+    """Crops of the official *training* images of Stanford Cars, 196 classes, at ``FGVC_DATA/cars196_crops``.
+
+    Not the published benchmark, whose test images are missing here: numbers compare methods with each other under one
+    budget, not with papers.
+    """
+    listed = folder_files(root="cars196_crops")
+    return dataclasses.replace(listed, identity="cars196_crops", layout="")
+
+
 def labeled_files(*, root: str, classes: Sequence[str], split: str | None = None) -> Files:
     """All labeled images of a folder, as ``test``, to score a model on.
 
     Args:
-        root: laid out as for :func:`folder`; some of the classes will do.
+        root: laid out as for :func:`folder_files`; some of the classes will do.
         classes: that the model knows.
         split: which one of a folder that is split; None for ``test``, ``val`` or ``train``, the first that is there.
 

@@ -23,8 +23,6 @@ RAW = (".arw", ".cr2", ".cr3", ".dng", ".jxl", ".nef", ".orf", ".raf", ".rw2")
 """So are these, but nothing here reads them."""
 GRAY = (124, 116, 104)
 """ImageNet's mean, of the bars beside an image that keeps its proportions."""
-MAX_PIXELS = 100_000_000
-"""Images with more pixels are refused before they are decoded."""
 
 
 def readable() -> set[str]:
@@ -36,7 +34,7 @@ class BadImage(ValueError):
     """An image file that cannot be used."""
 
 
-def read_image(source: str | Path | bytes, *, upright: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(source: str | Path | bytes, *, upright: bool = True) -> Image.Image:
     """Decode a file to RGB.
 
     Gray, palette, CMYK and YCbCr images are converted; 16-bit gray is scaled to 8 bits; transparent pixels are laid
@@ -45,7 +43,6 @@ def read_image(source: str | Path | bytes, *, upright: bool = True, max_pixels: 
     Args:
         source: path of the file, or its bytes.
         upright: turn the image as its EXIF orientation says. Off for sets whose coordinates count in stored pixels.
-        max_pixels: larger images are refused, against decompression bombs.
 
     Raises:
         BadImage: the file is missing, empty, truncated, no image, too large, or of an unusable kind.
@@ -53,12 +50,8 @@ def read_image(source: str | Path | bytes, *, upright: bool = True, max_pixels: 
     name = f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > max_pixels:
-                raise BadImage(f"{name} has {image.width} × {image.height} pixels, more than {max_pixels:,}")
             image.load()
             return to_rgb(image, upright=upright)
-    except BadImage:
-        raise
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError, Warning) as error:
         empty = not source or (
             not isinstance(source, bytes) and os.path.isfile(source) and os.path.getsize(source) == 0

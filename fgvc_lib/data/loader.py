@@ -56,8 +56,6 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if split_name not in ("train", "val", "test"):
-            raise ValueError(f"no split {split_name!r}: choose train, val or test")
         self.data = data
         self.split: Split = getattr(data, split_name)
         self.batch_size, self.train, self.seed, self.sampler = batch_size, train, seed, sampler

@@ -9,68 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from torchvision import datasets
 
 from fgvc_lib.data.cache import build_once
-from fgvc_lib.data.dataset import ImageData
-from fgvc_lib.data.decoding import decode_all
-from fgvc_lib.data.files import Files, Item, Options, data_root
+from fgvc_lib.data.files import Files, Item, data_root
 
 
-def cars(*, root: str = "", **options: Unpack[Options]) -> ImageData:
+def cars_files(*, root: str = "") -> Files:
     """Stanford Cars (Krause et al., 3DRR 2013): 196 classes, 8,144 training and 8,041 test images.
 
     Its download is gone for good, so the files must be laid out by hand as torchvision expects them.
 
     Args:
         root: folder that holds ``stanford_cars``; relative to ``FGVC_DATA`` unless absolute.
-        **options: see :func:`fgvc_lib.data.decoding.decode_all`.
     """
-    return decode_all(cars_files(root=root), **options)
-
-
-def aircraft(*, root: str = "", download: bool = False, **options: Unpack[Options]) -> ImageData:
-    """FGVC-Aircraft (Maji et al., 2013): 100 variants, 6,667 training (``trainval``) and 3,333 test images.
-
-    Args:
-        root: folder that holds ``fgvc-aircraft-2013b``; relative to ``FGVC_DATA`` unless absolute.
-        download: fetch it (2.8 GB) through torchvision if it is not there.
-        **options: see :func:`fgvc_lib.data.decoding.decode_all`.
-    """
-    return decode_all(aircraft_files(root=root, download=download), **options)
-
-
-def flowers(
-    *, root: str = "", download: bool = False, official_val: bool = False, **options: Unpack[Options]
-) -> ImageData:
-    """Oxford Flowers-102 (Nilsback and Zisserman, ICVGIP 2008): 102 classes.
-
-    2,040 training (``train`` and ``val``) and 6,149 test images.
-
-    Args:
-        root: folder that holds ``flowers-102``; relative to ``FGVC_DATA`` unless absolute.
-        download: fetch it (345 MB) through torchvision if it is not there.
-        official_val: train on the 1,020 images of the official ``train`` alone and validate on the 1,020 of ``val``.
-        **options: see :func:`fgvc_lib.data.decoding.decode_all`.
-    """
-    return decode_all(flowers_files(root=root, download=download, official_val=official_val), **options)
-
-
-def pets(*, root: str = "", download: bool = False, **options: Unpack[Options]) -> ImageData:
-    """Oxford-IIIT Pet (Parkhi et al., CVPR 2012): 37 breeds, 3,680 training (``trainval``) and 3,669 test images.
-
-    Args:
-        root: folder that holds ``oxford-iiit-pet``; relative to ``FGVC_DATA`` unless absolute.
-        download: fetch it (800 MB) through torchvision if it is not there.
-        **options: see :func:`fgvc_lib.data.decoding.decode_all`.
-    """
-    return decode_all(pets_files(root=root, download=download), **options)
-
-
-def cars_files(*, root: str = "") -> Files:
-    """The listing of Stanford Cars."""
     base = data_root(root)
     folder = base / "stanford_cars"
     for name in ("cars_train", "cars_test"):
@@ -88,7 +42,12 @@ def cars_files(*, root: str = "") -> Files:
 
 
 def aircraft_files(*, root: str = "", download: bool = False) -> Files:
-    """The listing of FGVC-Aircraft."""
+    """FGVC-Aircraft (Maji et al., 2013): 100 variants, 6,667 training (``trainval``) and 3,333 test images.
+
+    Args:
+        root: folder that holds ``fgvc-aircraft-2013b``; relative to ``FGVC_DATA`` unless absolute.
+        download: fetch it (2.8 GB) through torchvision if it is not there.
+    """
     base, name = data_root(root), "fgvc-aircraft-2013b"
     splits = ({"split": "trainval"}, {"split": "test"})
     train, test = open_torchvision("FGVCAircraft", base, name, splits, download=download)
@@ -97,7 +56,15 @@ def aircraft_files(*, root: str = "", download: bool = False) -> Files:
 
 
 def flowers_files(*, root: str = "", download: bool = False, official_val: bool = False) -> Files:
-    """The listing of Flowers-102."""
+    """Oxford Flowers-102 (Nilsback and Zisserman, ICVGIP 2008): 102 classes.
+
+    2,040 training (``train`` and ``val``) and 6,149 test images.
+
+    Args:
+        root: folder that holds ``flowers-102``; relative to ``FGVC_DATA`` unless absolute.
+        download: fetch it (345 MB) through torchvision if it is not there.
+        official_val: train on the 1,020 images of the official ``train`` alone and validate on the 1,020 of ``val``.
+    """
     base, name = data_root(root), "flowers-102"
     splits = tuple({"split": split} for split in ("train", "val", "test"))
     sets = open_torchvision("Flowers102", base, name, splits, download=download)
@@ -109,7 +76,12 @@ def flowers_files(*, root: str = "", download: bool = False, official_val: bool 
 
 
 def pets_files(*, root: str = "", download: bool = False) -> Files:
-    """The listing of Oxford-IIIT Pet."""
+    """Oxford-IIIT Pet (Parkhi et al., CVPR 2012): 37 breeds, 3,680 training (``trainval``) and 3,669 test images.
+
+    Args:
+        root: folder that holds ``oxford-iiit-pet``; relative to ``FGVC_DATA`` unless absolute.
+        download: fetch it (800 MB) through torchvision if it is not there.
+    """
     base, name = data_root(root), "oxford-iiit-pet"
     splits = ({"split": "trainval"}, {"split": "test"})
     train, test = open_torchvision("OxfordIIITPet", base, name, splits, download=download)

@@ -28,12 +28,10 @@ def hold_out(keys: Sequence[str], labels: Tensor, *, fraction: float, seed: int 
         Positions of the kept and of the held-out samples, each ascending.
 
     Raises:
-        ValueError: ``fraction`` outside [0, 1), or as many keys as labels are not given.
+        ValueError: ``fraction`` outside [0, 1).
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"the fraction to hold out must be in [0, 1), got {fraction}")
-    if len(keys) != len(labels):
-        raise ValueError(f"expected one key per label, got {len(keys)} keys and {len(labels)} labels")
     held: list[int] = []
     for positions in by_class(labels):
         n = len(positions)

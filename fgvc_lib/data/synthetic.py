@@ -13,7 +13,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,18 +128,7 @@ def birds(
     )
 
 
-class BirdOptions(TypedDict, total=False):
-    """The arguments of :func:`birds`."""
-
-    classes: int
-    per_class: int
-    val_per_class: int
-    test_per_class: int
-    image_size: int
-    seed: int
-
-
-def birds_oracle(*, margin: float = 0.5, **options: Unpack[BirdOptions]) -> ImageData:
+def birds_oracle(*, margin: float = 0.5, **options: Any) -> ImageData:
     """The very images of :func:`birds`, each cropped to its discriminative part: the upper bound for finding the part.
 
     Args:

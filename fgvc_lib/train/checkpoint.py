@@ -1,9 +1,8 @@
-"""Checkpoints that survive being killed while they are written and are never trusted blindly; random states."""
+"""Checkpoints that survive being killed while they are written and are never trusted blindly."""
 
 from __future__ import annotations
 
 import os
-import random
 import re
 import warnings
 import zipfile
@@ -12,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 _NAME = re.compile(r"checkpoint-(\d{8})\.pt")
@@ -31,11 +29,10 @@ class Checkpoints:
     Args:
         folder: made when the first checkpoint is written.
         identity: plain data that decides the run (configuration, data fingerprint, number of processes).
-        keep: how many to keep.
     """
 
-    def __init__(self, folder: str | Path, identity: dict[str, Any], *, keep: int = 2) -> None:
-        self.folder, self.identity, self.keep = Path(folder), identity, keep
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self.folder, self.identity = folder, identity
 
     def steps(self) -> list[int]:
         """Steps that have a file, in order."""
@@ -47,10 +44,10 @@ class Checkpoints:
         return self.folder / f"checkpoint-{step:08d}.pt"
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write ``state`` for ``step``, then delete all but the last ``keep`` up to it."""
+        """Write ``state`` for ``step``, then delete all but the last two up to it."""
         write_atomically({"identity": self.identity, "step": step, "state": state}, self.path(step))
         # files of a later step are not of this run (they were refused): they stay as they are
-        for old in [s for s in self.steps() if s <= step][: -self.keep]:
+        for old in [s for s in self.steps() if s <= step][:-2]:
             self.path(old).unlink(missing_ok=True)
         return self.path(step)
 
@@ -142,44 +139,3 @@ def _differences(expected: dict[str, Any], found: dict[str, Any], prefix: str = 
         elif here != there:
             texts.append(f"{prefix}{key} is {there!r} instead of {here!r}")
     return "; ".join(text for text in texts if text)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the global generators of Python, NumPy and torch (all devices)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party code may draw from the global generator
-    torch.manual_seed(seed)
-
-
-def get_random_state(device: torch.device) -> dict[str, Any]:
-    """All global random states, as tensors and plain data that ``torch.load(weights_only=True)`` accepts."""
-    version, words, gauss = random.getstate()
-    words_of_numpy: Any
-    name, words_of_numpy, *rest = np.random.get_state()  # noqa: NPY002
-    return {
-        "python": [version, list(words), gauss],
-        "numpy": [name, torch.from_numpy(words_of_numpy.astype(np.int64)), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put back what :func:`get_random_state` returned."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
-@contextmanager
-def private_random_state(device: torch.device) -> Iterator[None]:
-    """Whatever is seeded and drawn inside, outside nothing has changed."""
-    state = get_random_state(device)
-    try:
-        yield
-    finally:
-        set_random_state(state, device)

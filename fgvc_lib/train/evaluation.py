@@ -22,9 +22,7 @@ from fgvc_lib.train import distributed
 from fgvc_lib.train.model import Info
 
 
-def evaluate(
-    method: Method, data: ImageData, split: str, *, batch_size: int = 256, device: torch.device | str | None = None
-) -> dict[str, float]:
+def evaluate(method: Method, data: ImageData, split: str, *, batch_size: int = 256) -> dict[str, float]:
     """Top-1 accuracy and mean cross-entropy (without label smoothing) on a split, over all processes.
 
     Args:
@@ -32,12 +30,11 @@ def evaluate(
         data: the set.
         split: ``"train"``, ``"val"`` or ``"test"``.
         batch_size: images at once, on each process.
-        device: where the method is; by default where its parameters are.
 
     Returns:
         ``accuracy`` in [0, 1] and ``loss`` in nats; NaN for an empty split.
     """
-    device = _device_of(method, device)
+    device = next(method.parameters()).device
     rank, world = distributed.rank(), distributed.world_size()
     loader = Loader(data, split, batch_size * world, train=False, seed=0, device=device, rank=rank, world_size=world)
     sums = torch.zeros(3, dtype=torch.float64, device=device)  # right answers, cross-entropies, images
@@ -161,7 +158,7 @@ def predict(
     Returns:
         logits ``(N, C)`` float32 and labels ``(N,)``, on the CPU.
     """
-    device = _device_of(method, device)
+    device = next(method.parameters()).device if device is None else device
     loader = Loader(data, split, batch_size, train=False, seed=0, device=device)
     all_logits = [torch.empty(0, len(data.classes))]
     all_labels = [torch.empty(0, dtype=torch.int64)]
@@ -190,7 +187,3 @@ def _outputs(method: Method, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
             with torch.no_grad():
                 logits = method(images.contiguous(memory_format=torch.channels_last)).logits.float()
             yield logits, labels
-
-
-def _device_of(method: Method, device: torch.device | str | None) -> torch.device:
-    return next(method.parameters()).device if device is None else torch.device(device)

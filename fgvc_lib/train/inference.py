@@ -212,7 +212,7 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], str]:
 
 
 def write_embeddings(path: Path, predictions: Iterable[Prediction]) -> tuple[int, int]:
-    """Write a row for each prediction; nothing where there is none.
+    """Write a row for each prediction.
 
     Args:
         path: ends in ``.npz``, for the arrays ``embeddings`` ``(N, d)`` float32 and ``files`` ``(N,)``, or in ``.csv``.
@@ -222,8 +222,6 @@ def write_embeddings(path: Path, predictions: Iterable[Prediction]) -> tuple[int
         N and d.
     """
     found = [(str(prediction.source), known(prediction.embedding).numpy()) for prediction in predictions]
-    if not found:
-        return 0, 0
     files, rows = [name for name, _ in found], np.stack([row for _, row in found])
     with replacing(path) as temporary:
         if path.suffix == ".npz":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import signal
 import sys
@@ -19,14 +20,10 @@ from torch import Tensor
 
 def pick_device(device: torch.device | str | None) -> torch.device:
     """``device``, or else this process's GPU (``LOCAL_RANK``), or else the CPU."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device must be cuda, cuda:N or cpu, got {device!r}") from None
-    if device.type not in ("cuda", "cpu"):
-        raise ValueError(f"device must be cuda, cuda:N or cpu, got '{device}'")
+    name = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device must be cuda, cuda:N or cpu, got {name!r}")
+    device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(f"device {device} was asked for, but torch {torch.__version__} finds no CUDA device here")

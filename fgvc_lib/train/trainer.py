@@ -19,24 +19,13 @@ from fgvc_lib.config import Config
 from fgvc_lib.data import ImageData, Loader, load
 from fgvc_lib.methods import Method, Output
 from fgvc_lib.train import distributed, machine
-from fgvc_lib.train.checkpoint import (
-    CheckpointError,
-    Checkpoints,
-    get_random_state,
-    private_random_state,
-    seed_everything,
-    set_random_state,
-)
+from fgvc_lib.train.checkpoint import CheckpointError, Checkpoints
 from fgvc_lib.train.evaluation import evaluate
 from fgvc_lib.train.machine import Precision, Stopped
 from fgvc_lib.train.model import build, check_settings, describe, save_trained, start_from
 from fgvc_lib.train.progress import ProgressBar
 from fgvc_lib.train.schedule import learning_rate, start_phase, stretches, train_mode
 from fgvc_lib.train.tables import changes, image_rows, write_table
-
-
-class CompileError(RuntimeError):
-    """``torch.compile`` does not work here, or not for this method."""
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -91,7 +80,8 @@ def fit(
     """Train, evaluate every epoch on ``val`` and once at the end on ``test``.
 
     A run is a function of ``config`` and ``data``; on a CPU to the last bit, for one number of threads. Under
-    ``torchrun`` the processes train together, on any number of machines. The caller's random state is left as it was.
+    ``torchrun`` the processes train together, on any number of machines. The caller's random state of torch is left as
+    it was.
 
     Args:
         config: everything that decides the result. Where ``max_steps`` is less than the epochs' steps, phases and
@@ -109,7 +99,6 @@ def fit(
         ValueError: settings that do not fit together, the data or the device.
         NonFiniteLoss: a loss term became infinite or NaN; weights, centers and checkpoints are those before it.
         CheckpointError: ``folder`` holds another run.
-        CompileError: ``torch.compile`` was asked for and failed.
         Stopped: SIGTERM or Ctrl-C came; the run is saved.
     """
     if folder is None and (save_every is not None or tensorboard):
@@ -120,7 +109,7 @@ def fit(
     device = machine.pick_device(device)
     data = load(config.data, **config.data_args) if data is None else data
     with (
-        private_random_state(device),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         distributed.process_group(device),
         machine.stop_signals(catch=folder is not None) as signals,
     ):
@@ -181,7 +170,7 @@ class Trainer:
         if world > 1 and device.type == "cuda":
             method = distributed.sync_batchnorm(method)
         self.method = cast(Method, method)
-        seed_everything(config.seed + self.rank)  # for what draws from the global generators, such as dropout
+        torch.manual_seed(config.seed + self.rank)  # for what draws from the global generators, such as dropout
         self.method.seed(config.seed, self.rank)
         self.method.splits = world * config.grad_accum_steps
         if config.class_weights == "balanced":
@@ -311,7 +300,7 @@ class Trainer:
             alone = isinstance(self.model, DistributedDataParallel) and not last  # gradients are exchanged once a step
             with cast(DistributedDataParallel, self.model).no_sync() if alone else nullcontext():
                 with self.precision.autocast():
-                    output = self.forward(x.contiguous(memory_format=torch.channels_last), y)
+                    output: Output = self.model(x.contiguous(memory_format=torch.channels_last), y)
                 terms = torch.stack([term.float() for term in output.terms.values()]) / count  # mean over micro-batches
                 right = (output.logits.detach().argmax(1) == y).float().mean() / count
                 total = total + torch.cat([terms.detach(), right[None]])  # (terms + 1,)
@@ -334,23 +323,6 @@ class Trainer:
         self.at.step += 1
         self.at.steps += 1
         return named, accuracy, stopping > 0
-
-    def forward(self, images: Tensor, labels: Tensor) -> Output:
-        """The method's output; compilation happens in the first step, and so do its errors."""
-        try:
-            return cast(Output, self.model(images, labels))
-        except RuntimeError as error:
-            if not self.config.compile:
-                raise
-            from torch._dynamo.exc import TorchDynamoException  # slow to import
-
-            if not isinstance(error, TorchDynamoException):
-                raise
-            cause = str(error.__cause__ or error).strip().splitlines()[0][:200]
-            raise CompileError(
-                f"torch.compile failed for {type(self.method).__name__} ({cause}): set compile to false, "
-                "or install what it needs (a C++ compiler for CPUs, Triton for GPUs)"
-            ) from error
 
     def end_epoch(self) -> dict[str, Any]:
         """Evaluate, and append the epoch's row to the history."""
@@ -436,7 +408,11 @@ class Trainer:
         Learning rates and the sampler are functions of the step, so the position is all they need.
         """
         assert self.optimizer is not None
-        own = {"random": get_random_state(self.device), "rank_generator": self.method.rank_generator.get_state()}
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        own = {
+            "random": {"torch": torch.get_rng_state(), "cuda": cuda},
+            "rank_generator": self.method.rank_generator.get_state(),
+        }
         return {
             "run": asdict(self.at),
             "info": asdict(self.info),
@@ -460,7 +436,9 @@ class Trainer:
         self.precision.scaler.load_state_dict(saved["scaler"])
         own = saved["ranks"][self.rank]
         self.method.rank_generator.set_state(own["rank_generator"])
-        set_random_state(own["random"], self.device)
+        torch.set_rng_state(own["random"]["torch"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["random"]["cuda"], self.device)
 
     def check_finite(self, terms: Mapping[str, float]) -> None:
         """Raise :class:`NonFiniteLoss` if a term is infinite or NaN, naming it, the step and all terms."""

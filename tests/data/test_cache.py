@@ -1,14 +1,12 @@
 """The cache: built once, by one process, or not at all."""
 
 import errno
-import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
-from fgvc_lib.data.cache import cache_folder, cached, clear, create_array, entries, keep_rows, open_array
+from fgvc_lib.data.cache import cache_folder, cached, clear, create_array, entries, open_array
 
 
 @pytest.fixture(autouse=True)
@@ -69,18 +67,6 @@ def test_folder_without_the_variable(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "fgvc"
 
 
-def test_without_a_home_the_variable_is_asked_for(monkeypatch):
-    monkeypatch.delenv("FGVC_CACHE")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-
-    def nobody():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", nobody)
-    with pytest.raises(ValueError, match="no home folder: let the environment variable FGVC_CACHE name a folder"):
-        cache_folder()
-
-
 def test_what_a_killed_build_left_is_removed_by_the_next(cache):
     (cache / ".entry.abcdefgh").mkdir(parents=True)
     (cache / ".entry.abcdefgh" / "half.npy").write_bytes(bytes(100))
@@ -98,26 +84,6 @@ def test_a_full_disk_is_an_error_before_anything_is_written(cache, monkeypatch):
     with pytest.raises(OSError, match=r"^no room for 2\.0 MB of decoded images in .*cache: .* FGVC_CACHE"):
         cached("entry", lambda folder: create_array(folder / "a.npy", np.uint8, (2, 10**6)))
     assert [path.name for path in cache.iterdir() if path.is_dir()] == []
-
-
-def test_rows_are_kept_without_a_second_copy(tmp_path):
-    path = tmp_path / "a.npy"
-    array = create_array(path, np.uint8, (100, 10_000))
-    array[:] = np.arange(100, dtype=np.uint8)[:, None]
-    rows = np.setdiff1d(np.arange(100), [0, 7, 99])
-    tracemalloc.start()
-    keep_rows(path, array, rows)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < array.nbytes / 10
-    kept = open_array(path)
-    assert kept.shape == (97, 10_000)
-    assert np.array_equal(kept[:, 0], rows)
-    assert np.array_equal(kept[:, -1], rows)
-    assert path.stat().st_size == 128 + 97 * 10_000
-    empty = create_array(tmp_path / "none.npy", np.uint8, (3, 4))
-    keep_rows(tmp_path / "none.npy", empty, np.array([], np.int64))
-    assert open_array(tmp_path / "none.npy").shape == (0, 4)
 
 
 def test_entries_are_shown_and_cleared_but_not_under_a_builder(cache):

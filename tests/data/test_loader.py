@@ -153,7 +153,6 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("kwargs", "message"),
         [
-            ({"name": "training"}, "no split 'training': choose train, val or test"),
             ({"batch": 51}, "batch_size 51 is larger than the train split of 50 images"),
             ({"sampler": (10, 1)}, "wants 10 classes in a batch, but the split has 5"),
         ],

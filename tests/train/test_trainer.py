@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from fgvc_lib.backbones import Backbone
 from fgvc_lib.config import Config
 from fgvc_lib.data import ImageData, Loader, Split
 from fgvc_lib.methods import METHODS, Method, Output, Phase
-from fgvc_lib.train import CompileError, Fitted, NonFiniteLoss, build, evaluate, fit, load_trained, predict, trainer
+from fgvc_lib.train import Fitted, NonFiniteLoss, build, evaluate, fit, load_trained, predict, trainer
 from fgvc_lib.train.evaluation import evaluation_mode
 
 SMALL: dict[str, Any] = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 8}}
@@ -165,15 +164,13 @@ def test_history_and_scores_are_those_of_the_run(probe: type[Probe]) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16", "ema_decay": 0.5, "grad_accum_steps": 2}])
 def test_a_run_is_a_function_of_its_seed(settings: dict[str, Any]) -> None:
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    before = torch.get_rng_state()
     first, second, other = run(**settings), run(**settings), run(**settings, seed=1)
     assert same(first.method, second.method)
     assert not same(first.method, other.method)
     for a, b in zip(first.history, second.history, strict=True):
         assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
-    assert torch.equal(before[0], torch.get_rng_state())
-    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
-    assert before[2] == random.getstate()
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_weights_and_generators_of_a_fresh_method_come_from_the_seed(probe: type[Probe]) -> None:
@@ -356,17 +353,6 @@ def test_a_compiled_run_gives_the_same_weights(probe: type[Probe], monkeypatch: 
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f: compile(f, backend="eager"))
     assert same(run(compile=True, max_steps=2).method, run(max_steps=2).method)
-
-
-def test_failing_compilation_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(graph: Any, inputs: Any) -> Any:
-        raise OSError("no compiler here")
-
-    compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f: compile(f, backend=broken))
-    with pytest.raises(CompileError, match=r"torch.compile failed for Baseline .* set compile to false") as caught:
-        run(compile=True, max_steps=1)
-    assert "\n" not in str(caught.value)
 
 
 def test_balanced_batches_reach_the_method_whole(monkeypatch: pytest.MonkeyPatch) -> None:
