@@ -398,10 +398,6 @@ def main() -> None:
 
 def _sentence(error: Exception) -> str:
     """What went wrong and what to do about it."""
-    from urllib.error import URLError
-
-    if isinstance(error, URLError):  # pretrained weights
-        return f"a download failed ({error.reason}): check the network and try again"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{error}: make room and run the same command again, which resumes from the last whole checkpoint"
     return str(error)

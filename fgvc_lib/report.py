@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jinja2 import Template
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.stats import binomtest
 from torch import Tensor
 
 from fgvc_lib.data import ImageData, Split
@@ -20,21 +21,9 @@ from fgvc_lib.train.checkpoint import replacing
 from fgvc_lib.train.evaluation import calibration, score
 from fgvc_lib.train.model import Info
 
+PAGE = Path(__file__).with_suffix(".html")
 PAIRS, PICTURES = 8, 4
 """How many pairs of classes are shown, and how many mistakes of each kind."""
-
-STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; } .scroll { overflow-x: auto; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: right; vertical-align: top; }
-.scroll td, .scroll th { white-space: nowrap; }
-th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-thead th { border-bottom: 1px solid; } img.chart { max-width: 100%; background: white; }
-.row { display: flex; flex-wrap: wrap; gap: .8rem; } figure { margin: 0; width: 9rem; }
-figure img { width: 9rem; height: 9rem; object-fit: contain; }
-figcaption { font-size: .75rem; overflow-wrap: anywhere; }
-"""
 
 
 def write_report(folder: Path, info: Info, data: ImageData, split: str, logits: Tensor, labels: Tensor) -> Path:
@@ -68,21 +57,17 @@ def write_report(folder: Path, info: Info, data: ImageData, split: str, logits: 
     pd.DataFrame(counts, data.classes, data.classes).to_csv(folder / "confusion.csv", index_label="class")
     predictions.to_csv(folder / "predictions.csv", index=False, errors="backslashreplace")
 
-    def picture(i: int) -> str:
-        caption = f"{predictions['file'][i]}: {data.classes[guess[i]]} {sure[i]:.0%}"
-        return f"<figure>{_image(images.images[i])}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    order = sure.argsort(descending=True).tolist()  # the most confident first
 
-    order = sure.argsort(descending=True).tolist()
-    wrong = [i for i in order if guess[i] != labels[i]]
+    def taken(true: int, called: int) -> list[int]:
+        return [i for i in order if labels[i] == true and guess[i] == called]
 
-    def mistakes(true: int, taken: int) -> str:
-        return "".join([picture(i) for i in wrong if labels[i] == true and guess[i] == taken][:PICTURES])
-
-    def example(c: int) -> str:
-        return "".join([picture(i) for i in order if labels[i] == guess[i] == c][:1])
+    def picture(i: int) -> tuple[str, str]:
+        return _image(images.images[i]), f"{predictions['file'][i]}: {data.classes[guess[i]]} {sure[i]:.0%}"
 
     scores = score(logits, labels, data.classes)
-    low, high = wilson(scores["accuracy"], len(labels))
+    right = int((guess == labels).sum())
+    low, high = binomtest(right, len(labels)).proportion_ci(method="wilson")  # within [0, 1] for few images too
     shown = {
         "accuracy": f"{scores['accuracy']:.1%}, 95 % interval {low:.1%} to {high:.1%}",
         "macro accuracy": f"{scores['macro_accuracy']:.1%}, the mean over classes",
@@ -93,27 +78,22 @@ def write_report(folder: Path, info: Info, data: ImageData, split: str, logits: 
     }
     if scores["without_images"]:
         shown["nothing known about"] = ", ".join(scores["without_images"])
-    rows = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in shown.items())
-    page = [
-        f"<h1>{html.escape(data.name)}: {scores['accuracy']:.1%} of {len(labels)} images right</h1>",
-        f"<table>{rows}</table>",
-        "<h2>Classes, the worst first</h2>",
-        f'<div class="scroll">{classes.to_html(index=False, border=0, na_rep="", float_format="{:.1%}".format)}</div>',
-        "<h2>Confusion matrix</h2>",
-        _chart(confusion_figure(counts, data.classes), "The fraction of each class that is taken for each class."),
-        "<h2>What is confused most</h2>",
-        *_pairs(counts, data.classes, mistakes, example),
-        "<h2>The most confident mistakes</h2>",
-        "<p>Look for wrong labels, two objects in one picture, and crops that lost what tells the class.</p>",
-        f'<div class="row">{"".join(map(picture, wrong[: 3 * PICTURES]))}</div>' if wrong else "<p>None.</p>",
-        "<h2>Calibration</h2>",
-        _chart(calibration_figure(logits, labels), "How often the prediction is right, by its probability."),
-        f"<p>{calibration_sentence(sure, guess == labels)}</p>",
-    ]
-    title = html.escape(f"{data.name}, {split}")
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    head = f'<html lang="en"><head>{head}<style>{STYLE}</style></head>'
-    text = f"<!doctype html>{head}<body>{''.join(page)}</body></html>"
+    text = Template(PAGE.read_text(encoding="utf8"), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
+        title=f"{data.name}, {split}",
+        heading=f"{data.name}: {scores['accuracy']:.1%} of {len(labels)} images right",
+        shown=shown,
+        table=classes.to_html(index=False, border=0, na_rep="", float_format="{:.1%}".format),
+        names=data.classes,
+        counts=counts,
+        pairs=confused_pairs(counts),
+        wrong=[i for i in order if guess[i] != labels[i]],
+        taken=taken,
+        picture=picture,
+        confusion=_chart(confusion_figure(counts, data.classes)),
+        calibration=_chart(calibration_figure(logits, labels)),
+        calibrated=calibration_sentence(sure, guess == labels),
+        most=PICTURES,
+    )
     with replacing(folder / "report.html") as temporary:
         temporary.write_text(text, encoding="utf8", errors="backslashreplace")
     return folder / "report.html"
@@ -129,17 +109,10 @@ def class_table(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     """A row a class that has images, the worst first: how many, how many of them and of those so called are right."""
     right, real, called = counts.diagonal(), counts.sum(1), counts.sum(0)
     others = counts - np.diag(right)
-    with np.errstate(invalid="ignore"):
-        table = pd.DataFrame(
-            {
-                "class": classes,
-                "images": real,
-                "right": right,
-                "accuracy": right / real,
-                "precision": right / called,
-                "mostly taken for": [f"{classes[row.argmax()]} ({row.max()})" if row.any() else "" for row in others],
-            }
-        )
+    table = pd.DataFrame({"class": classes, "images": real, "right": right})
+    table["accuracy"] = table["right"] / table["images"]
+    table["precision"] = table["right"] / called
+    table["mostly taken for"] = [f"{classes[row.argmax()]} ({row.max()})" if row.any() else "" for row in others]
     worst: pd.DataFrame = table[real > 0].sort_values("accuracy", kind="stable", ignore_index=True)
     return worst
 
@@ -155,12 +128,6 @@ def prediction_table(images: Split, classes: Sequence[str], labels: Tensor, prob
             "probability": sure.numpy().round(4),
         }
     )
-
-
-def wilson(rate: float, count: int, *, z: float = 1.96) -> tuple[float, float]:
-    """The interval of a rate that was seen in ``count`` trials (Wilson, 1927): within [0, 1] for few trials too."""
-    center, spread = rate + z**2 / (2 * count), z * (rate * (1 - rate) / count + z**2 / (4 * count**2)) ** 0.5
-    return (center - spread) / (1 + z**2 / count), (center + spread) / (1 + z**2 / count)
 
 
 def calibration_sentence(sure: Tensor, right: Tensor) -> str:
@@ -201,35 +168,24 @@ def calibration_figure(logits: Tensor, labels: Tensor) -> Figure:
     return figure
 
 
-def _pairs(
-    counts: np.ndarray, classes: Sequence[str], mistakes: Callable[[int, int], str], example: Callable[[int], str]
-) -> Iterable[str]:
-    """The pairs of classes that are confused most, in both directions together, with mistakes and right examples."""
+def confused_pairs(counts: np.ndarray) -> list[tuple[int, int]]:
+    """The pairs of classes that are confused most, in both directions together."""
     both = np.triu(counts + counts.T, 1)
     order = np.argsort(-both, axis=None, kind="stable")[:PAIRS].tolist()
-    pairs = [divmod(i, len(classes)) for i in order if both.flat[i]]
-    if not pairs:
-        yield "<p>Nothing.</p>"
-    for a, b in pairs:
-        yield f"<h3>{html.escape(f'{classes[a]} and {classes[b]}')}</h3>"
-        for x, y in ((a, b), (b, a)):
-            if counts[x, y]:
-                told = f"{counts[x, y]} of {counts[x].sum()} {classes[x]} are taken for {classes[y]}"
-                yield f'<p>{html.escape(told)}</p><div class="row">{mistakes(x, y)}</div>'
-        yield f'<p>Named rightly</p><div class="row">{example(a)}{example(b)}</div>'
+    return [divmod(i, len(counts)) for i in order if both.flat[i]]
 
 
 def _image(pixels: np.ndarray) -> str:
-    """``(C, S, S)`` bytes as an image in the page."""
+    """``(C, S, S)`` bytes as the address of an image in the page."""
     content = io.BytesIO()
     Image.fromarray(pixels.transpose(1, 2, 0).squeeze()).save(content, format="JPEG", quality=90)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}">'
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def _chart(figure: Figure, alt: str) -> str:
+def _chart(figure: Figure) -> str:
+    """A figure as the address of an image in the page."""
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of writings that the font has not; the tables have them
         figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
-    code = base64.b64encode(content.getvalue()).decode()
-    return f'<img class="chart" alt="{html.escape(alt)}" src="data:image/png;base64,{code}">'
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -69,9 +69,6 @@ def attach(backbone: Backbone, stage: str, block: nn.Module) -> Attached:
     """
     if stage not in backbone.stages:
         raise ValueError(f"no stage {stage!r} to attach to: this backbone has {', '.join(backbone.stages)}")
-    layers = backbone.blocks[stage]
-    if not isinstance(layers, nn.Sequential):
-        backbone.blocks[stage] = layers = nn.Sequential(layers)
     attached = Attached(block)
-    layers.append(attached)
+    backbone.blocks[stage].append(attached)  # type: ignore[operator]
     return attached

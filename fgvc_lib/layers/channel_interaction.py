@@ -257,11 +257,7 @@ def locations(x: Tensor, map_size: Sequence[int] | None) -> Tensor:
 
 def locations_count(map_size: Sequence[int] | None) -> int:
     """Length of the last dimension of :func:`locations`."""
-    if map_size is None:
-        return 1
-    if len(map_size) != 2 or min(map_size) < 1:
-        raise ValueError(f"map_size must be (height, width) or None, got {map_size!r}")
-    return map_size[0] * map_size[1]
+    return 1 if map_size is None else map_size[0] * map_size[1]
 
 
 def _matrix(x: Tensor, scale: Scale) -> tuple[Tensor, float]:

@@ -115,8 +115,7 @@ class CenterLoss(nn.Module):
         self.alpha = alpha
         self.reduction = reduction
         bound = (3 / feature_dim) ** 0.5
-        wide = torch.promote_types(torch.get_default_dtype(), torch.float32)
-        self.register_buffer("centers", torch.empty(num_classes, feature_dim, dtype=wide).uniform_(-bound, bound))
+        self.register_buffer("centers", torch.empty(num_classes, feature_dim).uniform_(-bound, bound))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """``(m, d)`` features and ``(m,)`` labels → the loss, a scalar."""
@@ -126,10 +125,6 @@ class CenterLoss(nn.Module):
         """Move the centers by :func:`update_centers`; does nothing in evaluation mode."""
         if self.training:
             update_centers(self.centers, features, labels, alpha=self.alpha)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self.centers = self.centers.to(torch.promote_types(self.centers.dtype, torch.float32))  # of half, assigned
 
     def _apply(self, fn: Any, recurse: bool = True) -> CenterLoss:
         wide = self.centers

@@ -7,15 +7,13 @@ from fgvc_lib.train.checkpoint import CheckpointError
 from fgvc_lib.train.evaluation import evaluate, predict
 from fgvc_lib.train.inference import Prediction, Predictor, image_files, write_embeddings
 from fgvc_lib.train.machine import Stopped
-from fgvc_lib.train.model import Info, build, check_settings, load_trained, run_folder
-from fgvc_lib.train.neighbors import Neighbor, Neighbors
+from fgvc_lib.train.model import build, check_settings, load_trained, run_folder
+from fgvc_lib.train.neighbors import Neighbors
 from fgvc_lib.train.trainer import Fitted, NonFiniteLoss, fit
 
 __all__ = [
     "CheckpointError",
     "Fitted",
-    "Info",
-    "Neighbor",
     "Neighbors",
     "NonFiniteLoss",
     "Prediction",

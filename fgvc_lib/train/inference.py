@@ -171,17 +171,7 @@ class Predictor:
 def _rgb(source: Source) -> Image.Image:
     if isinstance(source, (str, Path, bytes)):
         return read_image(source)
-    if isinstance(source, np.ndarray):
-        if (
-            source.dtype != np.uint8
-            or source.ndim not in (2, 3)
-            or (source.ndim == 3 and source.shape[2] not in (3, 4))
-        ):
-            raise BadImage(
-                f"an array must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4), got {source.dtype} of {source.shape}"
-            )
-        source = Image.fromarray(source)
-    return to_rgb(source)
+    return to_rgb(Image.fromarray(source) if isinstance(source, np.ndarray) else source)
 
 
 def image_files(paths: Sequence[Path]) -> tuple[list[Path], str]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fgvc_lib.backbones import Backbone, resnet, vgg
+from fgvc_lib.backbones import resnet, vgg
 from fgvc_lib.layers.attach import attach
 from fgvc_lib.layers.channel_interaction import SelfChannelInteraction
 
@@ -35,14 +35,6 @@ def test_plain_checkpoints_still_load():
     result = backbone.load_state_dict(plain.state_dict(), strict=False)
     assert not result.unexpected_keys
     assert all(".block." in key for key in result.missing_keys)
-
-
-def test_a_stage_that_is_no_sequence():
-    backbone = Backbone({"only": nn.Conv2d(3, 2, 1)}, {"only": 2}, {"only": 1})
-    images = torch.randn(1, 3, 4, 4)
-    plain = backbone(images)["only"]
-    attach(backbone, "only", Double())
-    assert torch.equal(backbone(images)["only"], 2 * plain)
 
 
 def test_what_passed_is_seen_only_when_asked():

@@ -141,18 +141,6 @@ def test_centers_stay_float32_in_a_model_of_half_precision(dtype):
     assert loss(features, labels).dtype == torch.float32
 
 
-def test_centers_are_float32_where_half_is_the_default_or_is_loaded():
-    torch.set_default_dtype(torch.float16)
-    try:
-        loss = CenterLoss(2, 3)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert loss.centers.dtype == torch.float32
-    loss.load_state_dict({"centers": torch.ones(2, 3, dtype=torch.float16)}, assign=True)
-    assert loss.centers.dtype == torch.float32
-    assert torch.equal(loss.centers, torch.ones(2, 3))
-
-
 def test_gradients_sample_by_sample():
     features, labels, centers = torch.randn(4, 3), torch.tensor([0, 2, 1, 0]), torch.randn(3, 3)
     one = torch.func.grad(lambda x, y: center_loss(x[None], y[None], centers))

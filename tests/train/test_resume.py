@@ -15,7 +15,7 @@ import pytest
 import torch
 
 COMMON = '''
-import json, os, random, signal, sys
+import json, os, signal, sys
 import numpy as np, torch, torch.distributed as dist
 from torch import nn
 from fgvc_lib.backbones import BACKBONES, Backbone
@@ -36,7 +36,7 @@ def tiny(norm):
     return Backbone({"low": block, "top": top}, {"low": 4, "top": 8}, {"low": 2, "top": 4})
 
 class Probe(Method):
-    """Draws from every generator there is, and moves buffers of its own."""
+    """Draws from its own generators and torch's, and moves buffers of its own."""
     hook = None   # called with the number of optimizer steps that have moved the buffer
 
     def __init__(self, backbone, num_classes, *, noise=0.0, poison_rank=None):
@@ -56,7 +56,7 @@ class Probe(Method):
             return Output(self.head(x))
         shared = torch.rand(8, generator=self.shared_generator)
         own = torch.rand(x.shape, generator=self.rank_generator)
-        x = x * (1 + self.noise * (shared + own + torch.rand(8) + float(np.random.rand()) + random.random()))
+        x = x * (1 + self.noise * (shared + own + torch.rand(8)))
         logits = self.head(x)
         pull = 0.1 * (x - self.center).square().mean()
         if self.poison_rank is not None and self.taken == 2 and dist.get_rank() == self.poison_rank:
