@@ -82,9 +82,7 @@ def resnet(
             raise ValueError(
                 "pretrained weights fit only depths 18-101 with width 64, the 7×7 stem and 3 input channels"
             )
-        load_torchvision(
-            backbone, f"resnet{name}", pretrained, {"layer1.0": "conv1", "layer1.1": "bn1", "layer1.4": "layer1"}
-        )
+        load_torchvision(backbone, f"resnet{name}", pretrained)
     return backbone
 
 

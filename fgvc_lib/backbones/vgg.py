@@ -67,10 +67,5 @@ def vgg(
     if pretrained:
         if width != 64 or last_channels is not None or in_channels != 3:
             raise ValueError("pretrained weights fit only width 64, the published last block and 3 input channels")
-        renamed, offset = {}, 0
-        for key, stage in stages.items():
-            for j in range(len(stage)):  # type: ignore[arg-type]
-                renamed[f"{key}.{j}"] = f"features.{offset + j}"
-            offset += len(stage)  # type: ignore[arg-type]
-        load_torchvision(backbone, f"vgg{name}" + ("_bn" if batch_norm else ""), pretrained, renamed)
+        load_torchvision(backbone, f"vgg{name}" + ("_bn" if batch_norm else ""), pretrained)
     return backbone

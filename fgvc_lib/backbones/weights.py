@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,29 +90,26 @@ def fetch(name: str, download: Callable[[], dict[str, Tensor]]) -> dict[str, Ten
         ) from error
 
 
-def load_torchvision(backbone: Backbone, model: str, pretrained: bool | str, renamed: Mapping[str, str]) -> None:
-    """Give ``backbone`` the weights of torchvision's ``model``.
+def load_torchvision(backbone: Backbone, model: str, pretrained: bool | str) -> None:
+    """Give ``backbone`` the weights of torchvision's ``model``, which has the same layers in the same order.
 
     Args:
         backbone: whose every entry must find its source.
         model: torchvision's name.
         pretrained: True for torchvision's ImageNet weights, or a file.
-        renamed: prefix in the backbone → prefix in torchvision's model.
     """
     if isinstance(pretrained, str):
         source = read(pretrained)
     else:
         weights: Any = models.get_model_weights(model)["IMAGENET1K_V1"]
         source = fetch(model, lambda: weights.get_state_dict(progress=True, check_hash=True))
+    with torch.device("meta"):  # for the names alone
+        theirs = models.get_model(model, weights=None).state_dict()
+    ours = [name for name in backbone.state_dict() if name.startswith("blocks.")]  # not the input's scale and shift
     state = {}
-    for key in backbone.state_dict():
-        if not key.startswith("blocks."):
-            continue
-        path = key.removeprefix("blocks.")
-        prefix = max((p for p in renamed if path.startswith(p + ".")), key=len, default=None)
-        name = path if prefix is None else renamed[prefix] + path[len(prefix) :]
-        if name not in source:
-            raise ValueError(f"{pretrained} has no {name}: it must hold the state_dict of torchvision's {model}")
-        state[key] = source[name]
-    backbone.load_state_dict(state, strict=False)  # all but the input's scale and shift
+    for name, their_name in zip(ours, theirs, strict=False):  # theirs go on to the classifier
+        if their_name not in source:
+            raise ValueError(f"{pretrained} has no {their_name}: it must hold the state_dict of torchvision's {model}")
+        state[name] = source[their_name]
+    backbone.load_state_dict(state, strict=False)
     backbone.statistics = IMAGENET

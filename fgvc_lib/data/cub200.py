@@ -98,8 +98,7 @@ def cub_files(*, root: str = "", download: bool = False, crop: Literal["box"] | 
         (train if training[image] == "1" else test).append(item)
     # "001.Black_footed_Albatross" → "Black footed Albatross"
     classes = tuple(name.split(".", 1)[-1].replace("_", " ") for name in names.values())
-    numbers = tuple(map(int, names))
-    return Files("cub", classes, train, test, part_names=tuple(parts.values()), upright=False, numbers=numbers)
+    return Files("cub", classes, train, test, part_names=tuple(parts.values()), upright=False)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:

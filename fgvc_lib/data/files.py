@@ -48,7 +48,6 @@ class Files:
         train, test, val: the splits.
         part_names: of the points.
         upright: whether EXIF orientation is applied.
-        numbers: the classes' official ones, by default from 1.
         identity: what the fingerprint calls the set: its name, unless a folder of that kind may be renamed.
         layout: how somebody's own folder was understood; empty for a published set.
         dropped: images in it that are not taken, counted by the reason.
@@ -61,14 +60,13 @@ class Files:
     val: Sequence[Item] = ()
     part_names: tuple[str, ...] = ()
     upright: bool = True
-    numbers: Sequence[int] = ()
     identity: str = ""
     layout: str = ""
     dropped: str = ""
 
 
-Classes = int | str | Sequence[int | str]
-"""Which classes to keep, as the first so many, a list of names or official numbers, or a file with one a line."""
+Classes = int | str | Sequence[str]
+"""Which classes to keep: the first so many, a list of names, or a file with a name a line."""
 
 
 def data_root(root: str | Path = "") -> Path:
@@ -95,8 +93,8 @@ def select(
 
     Args:
         files: the whole set; validation images that its authors chose stay as they are.
-        classes: keep these only, in the order of the set: the first so many, a list of names or official numbers, or
-            the name of a file with one of them a line; None for all.
+        classes: keep these only, in the order of the set: the first so many, a list of names, or the name of a file
+            with one of them a line; None for all.
         per_class: training images to keep per class, after validation is held out; None for all.
         val_fraction: of each class's training images to hold out where the set has no validation images of its own,
             see :func:`fgvc_lib.data.splits.hold_out`.
@@ -139,9 +137,7 @@ def _positions(files: Files, classes: Classes) -> list[int]:
                 f"{path} is not there: classes must be a number, a list, or a file with a class a line"
             )
         classes = [line.strip() for line in path.read_text(encoding="utf8").splitlines() if line.strip()]
-    place: dict[int | str, int] = {name: i for i, name in enumerate(files.classes)}
-    for i, number in enumerate(files.numbers or range(1, count + 1)):
-        place[number] = place.setdefault(str(number), i)
+    place = {name: i for i, name in enumerate(files.classes)}
     unknown = [wanted for wanted in classes if wanted not in place]
     if unknown or not classes:
         raise ValueError(
