@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model
 
-Init = TypeVar("Init", bound=Callable[..., None])
+T = TypeVar("T", bound=Callable[..., None])
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 """An int may stand for a float, but ``"3"`` is no int, and 1 is no bool."""
@@ -175,7 +175,7 @@ def check_arguments(
     return {name: getattr(found, name) for name in arguments}
 
 
-def checked(init: Init) -> Init:
+def checked(init: T) -> T:
     """A method's ``__init__``, with its keyword arguments passed through :func:`check_arguments`."""
     what = init.__qualname__.removesuffix(".__init__")
 
@@ -183,7 +183,7 @@ def checked(init: Init) -> Init:
     def check(self: Any, backbone: Any, num_classes: int, **arguments: Any) -> None:
         init(self, backbone, num_classes, **check_arguments(init, arguments, what, given=3))
 
-    return cast(Init, check)
+    return cast(T, check)
 
 
 @cache

@@ -35,7 +35,7 @@ LISTINGS: dict[str, Callable[..., Files]] = {
     "folder": folder_files,
 }
 """The sets of image files, which :func:`~fgvc_lib.data.decoding.decode_all` decodes."""
-DATASETS: dict[str, Callable[..., ImageData | Files]] = ARRAYS | LISTINGS
+DATASETS: dict[str, Callable[..., ImageData | Files]] = {**ARRAYS, **LISTINGS}
 """Name in a configuration → function of plain keyword arguments."""
 OPTIONS: dict[str, Callable[..., ImageData]] = {"birds_oracle": birds, **dict.fromkeys(LISTINGS, decode_all)}
 """Name → the function whose keyword arguments the set takes besides its own."""
