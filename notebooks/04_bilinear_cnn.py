@@ -775,7 +775,7 @@ tell(
     shape=layer and " × ".join(map(str, layer["shape"])),
     seconds=layer and [1e3 * layer["seconds"][way]["median"] for way in ways],
     memory=layer and [1e-6 * layer["peak_bytes"][way] for way in ways],
-    device=timed[0]["device"]["name"] if timed else None,
+    device=benchmarks.device(timed[0]) if timed else None,
 )
 
 # %% [markdown]

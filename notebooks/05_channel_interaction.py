@@ -1246,7 +1246,7 @@ tell(
     sci=over and over["SCI"]["median"],
     cci=over and over["SCI + CCI"]["median"],
     maps=over and over["SCI + CCI, as written"]["median"],
-    device=timed[0]["device"]["name"] if timed else None,
+    device=benchmarks.device(timed[0]) if timed else None,
 )
 
 # %% [markdown]

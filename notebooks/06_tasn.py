@@ -1045,13 +1045,13 @@ show(
 )
 
 # %% tags=["hide-input"]
-measured_on = [found["device"] for found in costs for _ in found["steps"]]
-for step, chip in zip(steps, measured_on, strict=True):
+measured_on = [benchmarks.device(found) for found in costs for _ in found["steps"]]
+for step, where in zip(steps, measured_on, strict=True):
     tell(
-        "Measured with {net} ({size} → {input} px) on {where}, a step of TASN takes "
+        "Measured with {net} ({size} → {input} px; {where}), a step of TASN takes "
         "{times:.1f} times as long as the baseline's at the same input; the sampler "
         "is {sampler:.1f} % of it and the trilinear product {product:.1f} %.",
-        where="one processor core" if chip["type"] == "cpu" else f"an {chip['name']}",
+        where=where,
         net="ResNet-50" if step in large else "the small ResNet",
         size=step["image_size"],
         input=step["input_size"],

@@ -975,7 +975,8 @@ SETTINGS = {
         {"channels": 32, "gate_reduction": 4},
     ),
 }
-measured = [s for found in benchmarks.records("roi_pyramid") for s in found["settings"]]
+timings = benchmarks.records("roi_pyramid")[:1]  # of one device
+measured = [s for found in timings for s in found["settings"]]
 for (title, (depth, shape, width, pyramid)), size in zip(
     SETTINGS.items(), ("resnet 50", "resnet small"), strict=True
 ):
@@ -994,11 +995,12 @@ for (title, (depth, shape, width, pyramid)), size in zip(
     timed = [s for s in measured if s["backbone"] == size]
     tell(
         "With {title}, one stage takes {one:.2f} and two stages {two:.2f} times the "
-        "operations of the plain network. Measured on one processor core, two stages "
-        "take {time} times as long; boxes, drop and zoom are {share} % of a step.",
+        "operations of the plain network. Measured ({where}), two stages take {time} "
+        "times as long; boxes, drop and zoom are {share} % of a step.",
         title=title,
         one=flop[1] / flop[0],
         two=flop[2] / flop[0],
+        where=benchmarks.device(timings[0]) if timings else None,
         time=f"{timed[0]['step_over_baseline']['two stages']:.1f}" if timed else None,
         share=f"{100 * timed[0]['roi_stage_share_of_step']['batched']:.0f}"
         if timed

@@ -582,7 +582,6 @@ for name, runs in tables.items():
     show_table(pd.DataFrame(costs), title=name)
 
 for bench in benchmarks.records("step"):
-    where = "one thread of a CPU" if bench["device"]["type"] == "cpu" else "a GPU"
     ways = {"time, predict": "prediction_over_baseline", "time, train": "over_baseline"}
     costs = [
         {"method": row}
@@ -592,7 +591,7 @@ for bench in benchmarks.records("step"):
     ]
     show_table(
         pd.DataFrame(costs),
-        title=f"birds, measured on {where}",
+        title=f"birds, measured on {benchmarks.device(bench)}",
         foot=f"benchmarks/step.py: {bench['device']['name']}; "
         f"torch {bench['versions']['torch']}, {bench['repeats']} rounds in turn.",
     )
