@@ -430,6 +430,7 @@ tell(
 )
 
 # %% [markdown]
+# (center-lambda)=
 # ## How much pull? The sweep over λ
 #
 # From here on, numbers come from committed records. They are of MNIST, with a few hundred training images for each digit; the line under each table says exactly which.
@@ -733,6 +734,7 @@ tell(
 )
 
 # %% [markdown]
+# (center-port)=
 # ## Paper versus official implementation: how fast the centers move
 #
 # The equations are short, and yet every public implementation moves the centers at another speed. The authors' own layer

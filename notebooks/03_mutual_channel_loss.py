@@ -616,6 +616,7 @@ show(
 )
 
 # %% [markdown]
+# (mc-ablations)=
 # ## Ablations: what the gain needs
 #
 # From here on, numbers come from committed records. Every variant is compared with cross-entropy on the *same* network and head; otherwise the head's normalization and
@@ -740,6 +741,7 @@ tell(
 )
 
 # %% [markdown]
+# (mc-weights)=
 # ### The weights
 #
 # The official implementation trains from scratch with what is μ = 1.5 and λ = 4.44 in the paper's form (see below). We measure a grid around it.
@@ -931,6 +933,7 @@ else:
     )
 
 # %% [markdown]
+# (mc-log)=
 # ## Paper versus official implementation: how the published figure was measured
 #
 # The official repository, `PRIS-CV/Mutual-Channel-Loss`, holds the script for training from scratch (`CUB-200-2011.py`). The script for the pretrained

@@ -1075,6 +1075,7 @@ tell(
 )
 
 # %% [markdown]
+# (bcnn-port)=
 # ## Paper versus official implementation
 #
 # The authors' release is in MATLAB; what most people run is a PyTorch port, `HaoMood/bilinear-cnn`. Its forward pass in

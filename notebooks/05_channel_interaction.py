@@ -1301,6 +1301,7 @@ if photos["measured"].any():
     )
 
 # %% [markdown]
+# (cin-port)=
 # ## Paper versus official implementation
 #
 # The authors released nothing. The one public port that we know of is `Hawkeye-FineGrained/Hawkeye`. Its `model/methods/CIN.py` divides $XX^\top$ by the number

@@ -879,6 +879,7 @@ show_table(
 )
 
 # %% [markdown]
+# (tasn-gradient)=
 # ### Does it matter what the attention net learns from?
 #
 # Inverse sampling is differentiable almost everywhere, and so is bilinear interpolation. The gradient of the master's loss could tell the attention net to look elsewhere,
@@ -930,6 +931,7 @@ tell(
 )
 
 # %% [markdown]
+# (tasn-distillation)=
 # ### Distillation, its temperature and its weight
 
 # %% tags=["experiment", "hide-input"]
@@ -1064,6 +1066,7 @@ for step, where in zip(steps, measured_on, strict=True):
 # The sampler needs no compiled extension: a running sum, a search and `grid_sample`, all batched. The official one is a CUDA kernel that loops over images and no longer
 # compiles with current torch.
 #
+# (tasn-photographs)=
 # ## On photographs
 #
 # Published differences on CUB-200-2011 {footcite:p}`wah2011caltech` beside ours. *birds* are the generated birds from scratch; *photographs* are crops of the first 100 classes of
@@ -1156,6 +1159,7 @@ else:
     tell("Ours on photographs has not been measured yet.")
 
 # %% [markdown]
+# (tasn-official)=
 # ## Paper versus official implementation
 #
 # The authors released an MXNet implementation (`researchmm/tasn`, folder `tasn-mxnet`) and beside it an unfinished PyTorch port (`tasn-pytorch`). Read side by side with

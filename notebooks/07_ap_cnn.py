@@ -823,6 +823,7 @@ show_table(
 )
 
 # %% [markdown]
+# (ap-ablations)=
 # ### The gates, the levels, the drop rates and the border
 #
 # Each panel changes one thing. Without gates, in one stage, the network is a feature pyramid with four heads. Fewer levels mean fewer boxes and fewer heads. Drop rates are the probabilities of levels 3, 4 and 5; the official ResNet-50

@@ -450,6 +450,7 @@ show_table(
 )
 
 # %% [markdown]
+# (evidence-budget)=
 # ## One budget, all methods
 #
 # All methods with one backbone, one augmentation and one number of epochs. The last epoch is reported, and the test split is used once. The
