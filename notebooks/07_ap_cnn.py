@@ -214,9 +214,9 @@ tell(
 tell(
     "The generated birds are drawn at {side} pixels by code, in {classes} classes, "
     "and we know where each of their {parts} parts is. All networks of this chapter "
-    "train from scratch on them. The learning rates differ, {ours:g} for AP-CNN and "
-    "{theirs:g} for the plain network, each one at which it trains; so a difference "
-    "between the two is one of whole recipes.",
+    "train from scratch on them. AP-CNN and the plain network need different learning "
+    "rates, {ours:g} and {theirs:g}, so a difference between the two compares whole "
+    "recipes.",
     side=SIDE,
     classes=len(birds.classes),
     parts=len(birds.part_names),
@@ -646,8 +646,7 @@ tell(
     "After {epochs} epochs this network classifies {all} of the test birds, {one} by "
     "its first stage alone and {two} by its second. The union of its boxes takes "
     "{area:.0f} % of the image (median), so the second look enlarges by only "
-    "{times:.2f} along an axis: nine boxes at four sides are nine chances to stretch "
-    "the union.",
+    "{times:.2f} along an axis: each of nine boxes can stretch the union to any side.",
     epochs=record.config["epochs"],
     all=level(live, "two stages"),
     one=level(live, "two stages", "stages/stage1"),
@@ -948,7 +947,7 @@ for name, what in (
         tell(f"{what}: not measured yet.")
     else:
         tell(
-            "{what} reaches {a}, {d.word} the {b} of the boxes from the masks ({d}).",
+            "{what}: {a}, {d.word} the {b} of the boxes from the masks ({d}).",
             what=what,
             a=level(by_control, name),
             b=level(by_control, "two stages"),
@@ -1009,7 +1008,7 @@ for (title, (depth, shape, width, pyramid)), size in zip(
     )
 
 # %% [markdown]
-# In the paper's setting the pyramid is small beside ResNet-50; in ours it is the larger part of the network. With `inference_stages=1` a network trained in two stages predicts in one.
+# In the paper's setting the pyramid is small compared with ResNet-50; in ours it is the larger part of the network. With `inference_stages=1` a network that was trained in two stages predicts with the first alone.
 #
 # ## A close relative: WS-DAN
 #
@@ -1111,7 +1110,7 @@ else:
 #
 # **Anchors lie on corners.** The anchor of position $(i, j)$ is centered on $(j, i) \times$ stride, the top left corner of its square. That is where a ResNet's position looks; for VGG it is the center.
 #
-# **A drop that divides by zero.** If the dropped box is all of the union, the scale of {eq}`eq-ap-drop` is $|U| / 0$. An image with a single box does it. The library leaves such an image as it is.
+# **A drop that divides by zero.** If the dropped box is all of the union, the scale of {eq}`eq-ap-drop` is $|U| / 0$. This happens in an image with a single box. The library drops nothing there.
 #
 # **A mask that starts saturated.** The code ran on torch 0.4.1. Since then torch takes the initial range of a transposed convolution from its *output* channels, here one, and the same line of code starts $\sqrt C$ times larger. The library keeps the old range:
 
@@ -1191,7 +1190,7 @@ tell(
 # ## When to use it today
 #
 # - Try a feature pyramid with a head on every level first: it is the cheapest part of AP-CNN, and more than half of the published gain over the plain network.
-# - Where details decide and the input is bounded, a second look at a crop is a sound idea; a vision transformer's own attention (TransFG, DINO) gives the crop without masks that have to be learned.
+# - Where details decide and the input is bounded, a second look at a crop is a sound idea; a vision transformer's own attention gives the crop without masks that have to be learned (TransFG {footcite:p}`he2022transfg`, DINO {footcite:p}`caron2021emerging`).
 # - Whatever chooses the boxes, run it against random boxes and a center crop of the same size before you credit the attention {footcite:p}`wei2022fine`.
 #
 # ## Exercises
