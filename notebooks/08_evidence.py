@@ -189,12 +189,14 @@ def effects_figure(profile):
         ],
         columns=["claim", "effect", "low", "high", "published", "color"],
     ).set_index("claim")
-    figure, ax = plt.subplots(figsize=(5.6, 1.2 + 0.42 * len(rows)))
+    figure, ax = plt.subplots(figsize=(5.6, 1.2 + 0.45 * len(rows)))
     forest(ax, rows.astype({"published": float}))
     above = ax.get_yaxis_transform()  # each claim stands over its interval
     for y, claim in zip(ax.get_yticks(), rows.index, strict=True):
-        text = textwrap.fill(claim, 76)
-        ax.text(0, y + 0.2, text, transform=above, fontsize=8.5, linespacing=0.95)
+        own = {"va": "bottom", "fontsize": 8.5, "linespacing": 0.95}
+        sheet = {"fc": "white", "ec": "none", "pad": 0.5}  # over the line at zero
+        text = textwrap.fill(claim, 82)
+        ax.text(0, y + 0.17, text, transform=above, bbox=sheet, **own)
     ax.set(yticks=[], xlim=(-15, 25), ylim=(-0.5, len(rows)))
     ax.set(xlabel="difference, points of accuracy")
     for name in ("reproduced", "not reproduced", "inconclusive"):
