@@ -237,7 +237,7 @@ def in_pixels(name: str, images: ImageData) -> dict[str, object]:
     }
 
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 of_pixels = [
     in_pixels("handwritten digits, a coarse task", load("digits")),
     in_pixels("birds, whole", birds),
@@ -283,7 +283,7 @@ for name in ("train", "val", "test"):
     shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in split.parts.items())
     print(f"{name:>5}: {len(split):>5,} images; {shapes}")
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 parts = birds.train.parts
 pairs = zip(birds.train.labels.tolist(), parts["discriminative"].tolist(), strict=True)
 discriminative_of = dict(pairs)  # class → part
@@ -332,7 +332,7 @@ show(
 # of a network's error could come from looking in the wrong place. The crop is generous: it also reveals *which* part matters, and with it the two classes
 # that are left to choose from.
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 i = int((birds.train.labels == order[4]).nonzero()[3])
 parts = {name: np.asarray(value[i]) for name, value in birds.train.parts.items()}
 figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.8))
@@ -395,7 +395,7 @@ np.testing.assert_array_equal(parts["boxes"][parts["discriminative"]], scratch)
 # %% [markdown]
 # How small is the discriminative part? For each part, the fraction of the image that it covers, over the test images in which it is the discriminative one:
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 test_parts = birds.test.parts
 visible = np.asarray(test_parts["masks"]).any((2, 3))  # (N, P)
 side = birds.image_size // 8  # of the last feature map of the small network
@@ -451,7 +451,7 @@ tell(
 # \sigma_n = \sqrt{p (1 - p) / n} .
 # $$ (eq-primer-se)
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 PUBLISHED = {  # official sizes: classes, training (and validation) images, test images
     "CUB-200-2011": (200, 5_994, 5_794),
     "Stanford Cars": (196, 8_144, 8_041),
@@ -709,14 +709,14 @@ print(f"by chance: {100 / len(images.classes):.1f} %")
 # layer. If a method with this head is compared with a network that has a linear one, it gets credit for the head. So there are
 # **two baselines**, and tables say which head a row has. The second baseline also pools by the maximum, as the official implementation of MC-Loss does.
 
-# %%
+# %% tags=["hide-input"]
 ACCURACY = {
     "training accuracy, %": "train_accuracy",
     "validation, %": "val_accuracy",
     "test accuracy, %": "test_accuracy",
 }
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 show_table(summarize(by_head, ACCURACY, "network"), foot=study.foot(by_head))
 
 # %% [markdown]
@@ -724,7 +724,7 @@ show_table(summarize(by_head, ACCURACY, "network"), foot=study.foot(by_head))
 #
 # Where the discriminative part is known, the same network can be trained with the same budget on images cropped to it:
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 if dataset == "birds":
     show_table(summarize(by_input, ACCURACY, "network"), foot=study.foot(by_input))
 
@@ -732,7 +732,7 @@ if dataset == "birds":
 # The gap between whole images and oracle crops is what *looking in the right place* could bring with this budget. It bounds the gain of localization only: a better
 # classifier could read the marks better. And part of the gap is the hint that the choice of the part gives.
 
-# %%
+# %% tags=["hide-input"]
 on_photos = study.recorded("baseline", profile="photos")
 if on_photos["measured"].any():
     show_table(
@@ -784,7 +784,7 @@ show(
     "discriminative part and divided into six blocks of two classes.",
 )
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 part_of = torch.tensor([discriminative_of[c] for c in range(len(classes))])
 true_part, seen_part = (part_of[y] if known_parts else y for y in (labels, predicted))
 rows = []
@@ -918,7 +918,7 @@ for n in (2, 3, 5, 10):
 # all. For the tables above:
 
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 def contrast(runs: pd.DataFrame, better: str, worse: str) -> dict[str, object]:
     line: dict[str, object] = {"difference": f"{better} − {worse}"}
     if "test_accuracy" not in runs:
@@ -1004,7 +1004,7 @@ for k in (1, *looks):
 # part of their noise, and choosing cannot gain from that part. The gain shrinks to $m_k \sigma_n \sqrt{1 - \rho}$, but it does not vanish:
 
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 def gained(n: int, k: int) -> float:
     return 100 * (expected_max(assumed, n, k) - assumed)
 
@@ -1032,7 +1032,7 @@ show_table(
 #
 # The library never looks at the test set during training. So we play the same game on the validation images: what would "best epoch" report, and what does the last epoch say?
 
-# %%
+# %% tags=["hide-input"]
 shown = [record, *(r for r in study.records(by_head) if r.history)]
 names = dict(zip(by_head["id"], by_head["variant"], strict=True))
 rows = []
@@ -1050,7 +1050,7 @@ for position, run in enumerate(shown):
         },
     )
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 train_curve = 100 * np.array([epoch["train_accuracy"] for epoch in record.history])
 val_curve = 100 * np.array([epoch["val_accuracy"] for epoch in record.history])
 steps = np.arange(1, len(val_curve) + 1)
@@ -1139,7 +1139,7 @@ print(f"reported too much by choosing: {100 * too_much:.2f} points")
 print(f"really gained by choosing:     {100 * real:.2f} points")
 print(f"by the formula with ρ = {rho:.2f}:  {100 * noise:.2f} points")
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 figure, ax = plt.subplots(figsize=(6.6, 3.4))
 values = 100 * np.array([chosen, honest, average]).T
 for position, (value, color) in enumerate(zip(values.T, COLORS, strict=False)):

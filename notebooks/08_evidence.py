@@ -509,7 +509,7 @@ tables = {
 }
 
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 def right(records):
     """bool (seeds, N): which test images each seed gets right."""
     return np.stack(
@@ -748,7 +748,7 @@ bound = study.run(
     ),
 )
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 show_table(
     summarize(bound, {"accuracy, %": "test_accuracy"}, "input"), foot=study.foot(bound)
 )
@@ -773,7 +773,7 @@ if dataset == "birds":
 #
 # The published figures come from `data/published.yaml`, which leaves out every figure that we could not see for ourselves in the paper, a log, a readme or a thread.
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 protocols = published.table()
 columns = ["experiment", "variant", "data", "published, %", "certainty", "source"]
 columns += ["measured, %"] if (protocols["measured, %"] != "").any() else []

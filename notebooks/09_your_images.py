@@ -112,7 +112,7 @@ style()
 # For this page we write such a folder. We add a file that is cut off, as after a full memory card. And we add some pictures a second time: saved again, a
 # little brighter and a little cropped, as they come back from an editing program or a website.
 
-# %%
+# %% tags=["hide-input"]
 if drawn:
     os.environ["FGVC_DATA"] = str(Path.cwd())  # relative names of folders start there
     for old in ("my_birds", "strangers", "looked"):
@@ -178,7 +178,7 @@ warnings.filterwarnings("ignore", re.escape(f"{photos.name}: "))  # once is enou
 # neither may be among the training images.
 
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 def counts(photos):
     splits = {name: getattr(photos, name).labels for name in ("train", "val", "test")}
     return pd.DataFrame(
@@ -265,7 +265,7 @@ for name, found in files.items():
     assert len(found) == len(getattr(photos, name))
 pairs = across_splits(photos, files, least=least)
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 closest = across_splits(
     photos,
     files,
@@ -310,7 +310,7 @@ else:
         print(f"{similarity:.3f}  {short(a)}  {short(b)}")
 base = base.replace(batch_size=min(batch_size, len(photos.train)))
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 some = list(range(min(len(photos.classes), 8)))
 figure, axes = plt.subplots(3, len(some), figsize=(9.4, 3.9), squeeze=False)
 for c, column in zip(some, axes.T, strict=True):
@@ -369,7 +369,7 @@ for seed in seeds:
     networks[seed] = study.live(f"seed {seed}", variants)
     frames.append(study.live_frame(networks[seed]))
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 number = len(photos.classes)
 trained = networks[seeds[0]]
 columns = {"training accuracy, %": "train_accuracy", "validation, %": "val_accuracy"}
@@ -381,7 +381,7 @@ show_table(
     * (len(seeds) > 1),
 )
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 figure, axes = plt.subplots(
     1,
     len(trained),
@@ -523,7 +523,7 @@ print(
 )
 print(f"at random {100 / number:.1f} %")
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 counts_of = confusion(labels, predicted, number)  # (true, predicted)
 assert counts_of.sum() == len(labels)
 assert counts_of.diagonal().sum() == (predicted == labels).sum()
@@ -579,7 +579,7 @@ hits = [
     for c in some  # the surest right answer of each class
 ]
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 figure, axes = plt.subplots(2, len(some), figsize=(9.4, 2.9), squeeze=False)
 for column, i in zip(axes.T, hits, strict=True):
     if i is not None:
@@ -605,7 +605,7 @@ show(
 # A map says where the last layer found evidence for a class, on a coarse grid. It does not say what the network saw there, or whether it would have missed it elsewhere. The pictures to study are the
 # **most confident mistakes**. For each of them we show the map of the predicted class beside the map of the true class.
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 wrong = [int(i) for i in sure if labels[i] != predicted[i]][:4]
 figure, axes = plt.subplots(
     max(len(wrong), 1),
@@ -703,7 +703,7 @@ taus, _, kept_right = answered(val_logits, val_labels)
 good = (kept_right >= wanted).nonzero().flatten()
 tau = float(taus[good[-1]]) if len(good) else 1.0
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.6))
 for t, color, mark, name in (
     (1.0, COLORS[1], "s--", "as trained"),
