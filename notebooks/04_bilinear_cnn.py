@@ -867,9 +867,9 @@ tell(
     "{plain}, and root with norm at {f:g}. B-CNN reaches {full} at its own rate and "
     "{slow} at {lr:g}, the rate of average pooling in the figure before. The root "
     "alone does best at {r:g}, where it reaches {rooted}, against {root} at the "
-    "{low:g} of that figure. So part of the differences there comes from the rates. Where both "
-    "have the rate that validation prefers, B-CNN is {d.word} average pooling: {d} "
-    "(the runs of chapter 8).",
+    "{low:g} of that figure. So part of the differences there comes from the rates. "
+    "Where both have the rate that validation prefers, B-CNN is {d.word} average "
+    "pooling: {d} (the runs of chapter 8).",
     rooted=level(by_rate, f"{ROOT}, {best.get(ROOT, lr):g}"),
     root=level(by_component, ROOT),
     low=lrs.get(ROOT, lr),

@@ -1009,7 +1009,7 @@ tell(
 tell(
     "With s = 1/l SCI reaches {ours}, and with the paper's s = 1 {paper}: s = 1/l is "
     "{d.word} s = 1 ({d}). We divide so that the block does not depend on the size of "
-    "the map; whether that gains accuracy is for this difference to say.",
+    "the map, and not for accuracy.",
     ours=level(by_softmax, "s = 1/l"),
     paper=level(by_softmax, "s = 1"),
     d=difference(by_softmax, "s = 1/l", "s = 1"),
