@@ -1157,7 +1157,7 @@ FAST = f"{pooling().lr:g}"
 tell(
     "3. The learning rate matters as much as the pooling: from {slow:g} to {fast}, "
     "B-CNN changes by {b}, average pooling by {a}, and the root alone from {low:g} to "
-    "{r:g} by {c}. A comparison at a single rate says more about the rate.",
+    "{r:g} by {c}. So compare poolings at rates of their own.",
     slow=lr,
     fast=FAST,
     b=difference(by_rate, f"{FULL}, {FAST}", f"{FULL}, {lr:g}"),
