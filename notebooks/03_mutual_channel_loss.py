@@ -968,13 +968,13 @@ tell(
     "The log has {best:.2f} % as the best epoch, {ten:.2f} % as the mean of the last "
     "ten, and {last:.2f} % for the very last, at the full rate. How much of this is "
     "choosing the best? We simulate a network that does not improve at all but "
-    "decides a few test images anew at each epoch. If it decides {u:.0%} of them "
+    "decides a few test images anew at each epoch. If it decides {u:.0f} % of them "
     "anew, the best of 300 tests is {gain:.2f} points above their mean; the log's "
     "best is {real:.2f} above its last ten.",
     best=log_of["the best"],
     ten=log_of["the last ten"],
     last=log_of["the last epoch"],
-    u=0.04,
+    u=100 * 0.04,
     gain=flattery(0.04),
     real=log_of["the best"] - log_of["the last ten"],
 )

@@ -933,18 +933,18 @@ tell(
     direction=direction,
 )
 tell(
-    "5. With a threshold that gives {wanted:.0%} right answers on validation images, "
-    "the network answers for {given:.0%} of the test images and is right on "
-    "{kept:.0%} of these.",
-    wanted=wanted,
-    given=trusted["test images"],
-    kept=float(is_right[at]) if at >= 0 else None,
+    "5. With a threshold that gives {wanted:.0f} % right answers on validation images, "
+    "the network answers for {given:.0f} % of the test images and is right on "
+    "{kept:.0f} % of these.",
+    wanted=100 * wanted,
+    given=100 * trusted["test images"],
+    kept=100 * float(is_right[at]) if at >= 0 else None,
 )
 if "strangers" in trusted:
     tell(
-        "6. It also answers for {given:.0%} of the pictures whose class it has never "
+        "6. It also answers for {given:.0f} % of the pictures whose class it has never "
         "seen: a threshold does not detect strangers.",
-        given=trusted["strangers"],
+        given=100 * trusted["strangers"],
     )
 
 # %% [markdown]
