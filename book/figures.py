@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from fgvc_lib.data import birds
-from fgvc_study.benchmarks import records
+from fgvc_study.benchmarks import device, records
 from fgvc_study.figures import COLORS, style
 
 PARTS = ("data", "forward", "backward", "optimizer", "after step")  # of a training step
@@ -41,11 +41,6 @@ def sheet(folder: Path, *, columns: int = 6, size: int = 192) -> None:
     plt.close(figure)
 
 
-def where(record: dict) -> str:
-    """The device of a benchmark, as a title has it."""
-    return "one CPU thread" if record["device"]["type"] == "cpu" else record["device"]["name"]
-
-
 def steps(folder: Path) -> None:
     """Where the time of a training step goes: a bar for each method, a panel for each device."""
     found = records("step")
@@ -56,7 +51,7 @@ def steps(folder: Path) -> None:
             taken = np.array([1e3 * row[part] / row["batch"] for row in record["methods"].values()])  # ms an image
             axis.barh(list(record["methods"]), taken, left=left, color=color, label=part)
             left += taken
-        axis.set(title=where(record), xlabel="milliseconds an image")
+        axis.set(title=device(record), xlabel="milliseconds an image")
     axes[0, 0].invert_yaxis()
     axes[0, 0].legend(loc="upper right", fontsize=9)
     figure.savefig(folder / "step.svg", metadata={"Date": None})
@@ -72,7 +67,7 @@ def growth(folder: Path) -> None:
         slopes = [row["exponent"] for row in record["growth"]]
         y = np.arange(len(names)) + 0.25 * (n - (len(found) - 1) / 2)
         axis.hlines(y, [s["lowest"] for s in slopes], [s["highest"] for s in slopes], color=COLORS[n], lw=2)
-        axis.plot([s["median"] for s in slopes], y, "os"[n % 2], color=COLORS[n], label=where(record))
+        axis.plot([s["median"] for s in slopes], y, "os"[n % 2], color=COLORS[n], label=device(record))
     for exponent in (0, 1, 2):
         axis.axvline(exponent, color="#BBBBBB", lw=0.8, zorder=0)
     axis.set_yticks(range(len(names)), names)

@@ -156,16 +156,20 @@ def forest(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def forests(panels: Mapping[str, pd.DataFrame], unit: str) -> Figure:
-    """:func:`forest` plots side by side, with common rows and axes of their own.
+    """:func:`forest` plots one below the other, with rows of their own and one axis.
+
+    The figure is as wide as one plot, so that its labels stay legible on a phone.
 
     Args:
-        panels: title → rows; a row that one panel lacks is left empty there.
-        unit: of all axes.
+        panels: title → rows.
+        unit: of the axis.
     """
-    names = list(dict.fromkeys(name for rows in panels.values() for name in rows.index))
-    size = (2.6 + 2.6 * len(panels), 1.1 + 0.3 * len(names))
-    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    heights = [0.6 + 0.3 * len(rows) for rows in panels.values()]
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(5.2, 0.5 + sum(heights)), height_ratios=heights, sharex=True, squeeze=False
+    )
     for ax, (title, rows) in zip(axes.flat, panels.items(), strict=True):
-        forest(ax, rows.reindex(names))
-        ax.set(title=title, xlabel=unit)
+        forest(ax, rows)
+        ax.set_title(title, loc="left", weight="bold")
+    axes[-1, 0].set_xlabel(unit)
     return figure

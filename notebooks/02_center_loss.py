@@ -430,9 +430,10 @@ tell(
 )
 
 # %% [markdown]
+# (center-lambda)=
 # ## How much pull? The sweep over λ
 #
-# From here on, numbers come from committed records. They are of MNIST, with a few hundred training images for each digit; the line under each table says exactly which.
+# From here on, numbers come from committed records of runs on MNIST {footcite:p}`lecun1998gradient`, with a few hundred training images for each digit. The line under each table says exactly which.
 
 # %% tags=["experiment", "hide-input"]
 by_lambda = study.run(
@@ -565,7 +566,7 @@ tell(
 )
 
 # %% [markdown]
-# The fall at large λ is one of λ *and* budget: the pull is there before the classes have parted, and a short training does not always suffice to part
+# The fall at large λ depends on λ *and* on the length of training: the pull acts before the classes have separated, and a short training does not always suffice to separate
 # them. The paper sweeps λ on faces and measures verification only, which it calls "largely stable" over a wide range; 0.003 is the value that it uses afterwards, not a peak.
 
 # %% tags=["table", "hide-cell"]
@@ -733,6 +734,7 @@ tell(
 )
 
 # %% [markdown]
+# (center-port)=
 # ## Paper versus official implementation: how fast the centers move
 #
 # The equations are short, and yet every public implementation moves the centers at another speed. The authors' own layer
@@ -765,8 +767,8 @@ for kind in ("paper", "divided by the batch", "derivative"):
     print(f"{kind:<21} {usual:.4f} with 13 images, {single:.4f} with one")
 
 # %% [markdown]
-# The division makes the centers exactly as many times slower as the batch has images. The derivative gives frequent classes larger steps and rare ones almost none, which
-# the denominator was there to avoid. We train the division:
+# Dividing by the batch makes the centers slower by exactly the number of images in the batch. The derivative gives frequent classes large steps and rare ones almost none, which
+# the denominator was meant to avoid. We train the first of these two variants:
 
 # %% tags=["experiment", "hide-input"]
 divided = f"{alpha:g} / {port_batch}"
@@ -798,7 +800,7 @@ show_table(summarize(port, LAG, "α"), foot=study.foot(port))
 #
 # ### What it costs
 #
-# One table of $n \times d$ numbers, one lookup and one subtraction in training. The deployed network has no parameter more and computes nothing more.
+# In training, one table of $n \times d$ numbers, one lookup and one subtraction. The deployed network has no extra parameters and computes nothing extra.
 #
 # ## What we found
 

@@ -189,8 +189,8 @@ def mutual_channel(xi=xi, mu=mu, **arguments):
 # and nothing says which channel to look at when we ask *why* the network chose a class. Part-based methods look for several parts on purpose, and pay with part
 # detectors, crops or attention modules: more weights, more passes.
 #
-# MC-Loss needs none of them. It reads the parts off the channels that are there: it deals the channels of the last map to the classes, and trains
-# each class's own channels with two losses beside cross-entropy.
+# MC-Loss needs none of them. It uses the channels that are already there: it deals the channels of the last map to the classes, and trains
+# the channels of each class with two losses in addition to cross-entropy.
 
 # %% tags=["figure", "hide-input"]
 diagram = Diagram(7.4, 3.3)
@@ -256,7 +256,7 @@ for channels, classes in ((600, 200), (2048, 200), (512, 200), (36, 12)):
 # %% [markdown]
 # ## Two losses on each group
 #
-# The network is trained with cross-entropy and two terms more, with weights $\mu$ and $\lambda$:
+# The network is trained with cross-entropy and two further terms, with weights $\mu$ and $\lambda$:
 #
 # $$
 # L = L_{CE} + \mu\, L_{MC}, \qquad L_{MC} = L_{dis} - \lambda\, L_{div} .
@@ -616,6 +616,7 @@ show(
 )
 
 # %% [markdown]
+# (mc-ablations)=
 # ## Ablations: what the gain needs
 #
 # From here on, numbers come from committed records. Every variant is compared with cross-entropy on the *same* network and head; otherwise the head's normalization and
@@ -740,6 +741,7 @@ tell(
 )
 
 # %% [markdown]
+# (mc-weights)=
 # ### The weights
 #
 # The official implementation trains from scratch with what is μ = 1.5 and λ = 4.44 in the paper's form (see below). We measure a grid around it.
@@ -796,7 +798,7 @@ tell(
 #
 # Pairwise Confusion {footcite:p}`dubey2018pairwise` is a distance between softmax distributions too, with the opposite sign: over
 # *classes* instead of positions, between two *images* of different classes instead of two channels of one class. It is made
-# *smaller*, to keep a network from being too sure of small differences. We train it on the same network, and MC-Loss on a narrow VGG-11 for the paper's VGG.
+# *smaller*, to keep a network from being too sure of small differences. We train it on the same network. And because the paper also uses VGG {footcite:p}`simonyan2015very`, we train MC-Loss on a narrow VGG-11.
 
 # %% tags=["experiment", "hide-input"]
 by_confusion = study.run(
@@ -931,6 +933,7 @@ else:
     )
 
 # %% [markdown]
+# (mc-log)=
 # ## Paper versus official implementation: how the published figure was measured
 #
 # The official repository, `PRIS-CV/Mutual-Channel-Loss`, holds the script for training from scratch (`CUB-200-2011.py`). The script for the pretrained
@@ -965,13 +968,13 @@ tell(
     "The log has {best:.2f} % as the best epoch, {ten:.2f} % as the mean of the last "
     "ten, and {last:.2f} % for the very last, at the full rate. How much of this is "
     "choosing the best? We simulate a network that does not improve at all but "
-    "decides a few test images anew at each epoch. If it decides {u:.0%} of them "
+    "decides a few test images anew at each epoch. If it decides {u:.0f} % of them "
     "anew, the best of 300 tests is {gain:.2f} points above their mean; the log's "
     "best is {real:.2f} above its last ten.",
     best=log_of["the best"],
     ten=log_of["the last ten"],
     last=log_of["the last epoch"],
-    u=0.04,
+    u=100 * 0.04,
     gain=flattery(0.04),
     real=log_of["the best"] - log_of["the last ten"],
 )
@@ -1072,7 +1075,7 @@ tell(
 # It is still unbounded: two channels without overlap have an infinite divergence.
 # ```
 #
-# 2. **Code: signed maps.** `MutualChannelNet` hides a channel by setting it to zero. Show with a map of −1 everywhere that this is wrong without a ReLU, and mend it in one line.
+# 2. **Code: signed maps.** `MutualChannelNet` hides a channel by setting it to zero. Show with a map of −1 everywhere that this is wrong without a ReLU, and correct it in one line.
 #
 # ```{dropdown} Solution
 # A hidden channel's zeros win every maximum, so $g = 0$ instead of −1. Leave hidden channels out of the maximum instead:

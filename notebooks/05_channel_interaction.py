@@ -152,10 +152,11 @@ show(
 
 # %% tags=["hide-input"]
 tell(
-    "On our generated birds SCI, the block that mixes complementary channels, is "
-    "{sci.word} the same network without it ({sci}), and the whole of CIN is "
-    "{cin.word} it ({cin}). Against a control that keeps SCI's convolution and drops "
-    "the interaction, SCI is at {own} (mean difference and 95 % interval over seeds).",
+    "**Main finding.** On our generated birds SCI, the block that mixes complementary "
+    "channels, is {sci.word} the same network without it ({sci}), and the whole of CIN "
+    "is {cin.word} it ({cin}). A control keeps SCI's convolution and drops the "
+    "interaction; SCI is {own.word} this control ({own}; mean difference and 95 % "
+    "interval over seeds).",
     sci=difference(by_component, "SCI", "baseline"),
     cin=difference(by_component, "SCI + CCI", "baseline"),
     own=difference(by_component, "SCI", "φ alone"),
@@ -706,7 +707,7 @@ show(
 )
 
 # %% [markdown]
-# Look at the largest values. A product is small where two channels fire at different positions, and *also* where one of them hardly fires at all.
+# Look at the largest values. A product is small if two channels fire at different positions, and *also* if one of them hardly fires at all.
 #
 # ### Do complementary channels lie on other parts?
 #
@@ -922,7 +923,7 @@ tell(
     "SCI is {sci.word} the baseline ({sci}), and CIN, with the contrast, is "
     "{cin.word} it ({cin}). The control without any interaction, φ alone, is "
     "{phi.word} the baseline ({phi}); SCI is {own.word} this control ({own}). So the "
-    "gain that could be due to complementary channels is that last difference.",
+    "gain that complementary channels could explain is this last difference.",
     sci=difference(by_component, "SCI", "baseline"),
     cin=difference(by_component, "SCI + CCI", "baseline"),
     phi=difference(by_component, "φ alone", "baseline"),
@@ -1006,9 +1007,9 @@ tell(
 
 # %% tags=["hide-input"]
 tell(
-    "With s = 1/l SCI reaches {ours}, with the paper's s = 1 {paper}: {d}, so s = 1/l"
-    " is {d.word} s = 1. Our reason for dividing, the independence of the map's size,"
-    " is not a gain in accuracy unless this difference says so.",
+    "With s = 1/l SCI reaches {ours}, and with the paper's s = 1 {paper}: s = 1/l is "
+    "{d.word} s = 1 ({d}). We divide so that the block does not depend on the size of "
+    "the map, and not for accuracy.",
     ours=level(by_softmax, "s = 1/l"),
     paper=level(by_softmax, "s = 1"),
     d=difference(by_softmax, "s = 1/l", "s = 1"),
@@ -1061,8 +1062,8 @@ tell(
 # %% [markdown]
 # ### Where else it can stand
 #
-# SCI keeps the shape of a map, so it can stand behind any stage of any method; `CIN(base=…)` puts it there, with CCI and its loss. Each row below is a
-# method with SCI + CCI minus the same method without, with the same batches: a deeper network, one stage lower, a {doc}`Bilinear CNN
+# SCI keeps the shape of a map, so it can follow any stage of any method; `CIN(base=…)` puts it there, with CCI and its loss. Each row below is the accuracy of a
+# method with SCI + CCI minus that of the same method without, on the same batches: a deeper network, one stage lower, a {doc}`Bilinear CNN
 # <04_bilinear_cnn>`, and {doc}`Center Loss <02_center_loss>`.
 
 # %% tags=["experiment"]
@@ -1185,7 +1186,7 @@ tell(
 # %% [markdown]
 # ## One stage, but not for free
 #
-# The paper's selling point is that CIN, unlike methods that crop parts and look again, predicts in **one stage**: SCI is one block, and CCI is gone.
+# The paper stresses that CIN, unlike methods that crop parts and look again, predicts in **one stage**: SCI is one block, and a prediction does not use CCI.
 # Counted for one image of 448 pixels with the paper's ResNet-50:
 
 
@@ -1246,7 +1247,7 @@ tell(
     sci=over and over["SCI"]["median"],
     cci=over and over["SCI + CCI"]["median"],
     maps=over and over["SCI + CCI, as written"]["median"],
-    device=timed[0]["device"]["name"] if timed else None,
+    device=benchmarks.device(timed[0]) if timed else None,
 )
 
 # %% [markdown]
@@ -1301,6 +1302,7 @@ if photos["measured"].any():
     )
 
 # %% [markdown]
+# (cin-port)=
 # ## Paper versus official implementation
 #
 # The authors released nothing. The one public port that we know of is `Hawkeye-FineGrained/Hawkeye`. Its `model/methods/CIN.py` divides $XX^\top$ by the number
@@ -1481,8 +1483,7 @@ tell(
 )
 
 # %% [markdown]
-# The rest (ψ on $\varphi(Y)$ instead of $Y$, batches of one, momentum that is not passed on, a figure for Aircraft that lists get wrong) is on the page of
-# {doc}`all discrepancies </book/discrepancies>`.
+# The page of {doc}`all discrepancies </book/discrepancies>` has the rest: ψ on $\varphi(Y)$ instead of $Y$, batches of one, momentum that is not passed on, and a figure for Aircraft that lists get wrong.
 #
 # ## What we found
 
@@ -1502,8 +1503,8 @@ tell(
 )
 tell(
     "3. Of the channels that SCI calls complementary, {sci} lie on another part "
-    "({chance} by chance). Without SCI in training it is {plain}: SCI accounts for "
-    "{d}, arithmetic for the rest.",
+    "({chance} by chance). In a network trained without SCI, {plain} do: SCI accounts "
+    "for {d}, and the arithmetic of products for the rest.",
     chance=level(by_component, "SCI", "complements/chance"),
     sci=level(by_component, "SCI", different),
     plain=level(by_component, "baseline", different),

@@ -251,10 +251,11 @@ areas = {
 share = {name: INPUT**2 * area / SOURCE**2 for name, area in areas.items()}
 least, most = min(share, key=share.get), max(share, key=share.get)
 tell(
-    "A network of {size} × {size} pixels sees {all:,} of them. The discriminative "
-    "part, the one that tells a bird's class, has {few:.0f} ({least}) to {many:.0f} "
-    "({most}) of these, median over the test images. The source has {times:.0f} times"
-    " as many pixels: the detail was there, and resizing threw it away.",
+    "A network with an input of {size} × {size} sees {all:,} pixels. The "
+    "discriminative part, the one that tells a bird's class, has {few:.0f} ({least}) "
+    "to {many:.0f} ({most}) of them, median over the test images. The source has "
+    "{times:.0f} times as many pixels: the detail was there, and resizing threw it "
+    "away.",
     size=INPUT,
     all=INPUT**2,
     few=share[least],
@@ -879,6 +880,7 @@ show_table(
 )
 
 # %% [markdown]
+# (tasn-gradient)=
 # ### Does it matter what the attention net learns from?
 #
 # Inverse sampling is differentiable almost everywhere, and so is bilinear interpolation. The gradient of the master's loss could tell the attention net to look elsewhere,
@@ -930,6 +932,7 @@ tell(
 )
 
 # %% [markdown]
+# (tasn-distillation)=
 # ### Distillation, its temperature and its weight
 
 # %% tags=["experiment", "hide-input"]
@@ -1018,7 +1021,7 @@ tell(
 # %% [markdown]
 # ## What it costs
 #
-# Cropping costs one pass for every part, and TASN two passes however many channels there are. But the attention net keeps a large map to the end, and that is not free.
+# Cropping costs one pass for every part. TASN needs two passes, however many channels there are. But its attention net keeps a large map up to its last layer, which is expensive.
 
 # %% tags=["figure", "hide-input"]
 WHOLE = "structure, detail, distillation"
@@ -1045,13 +1048,13 @@ show(
 )
 
 # %% tags=["hide-input"]
-measured_on = [found["device"] for found in costs for _ in found["steps"]]
-for step, chip in zip(steps, measured_on, strict=True):
+measured_on = [benchmarks.device(found) for found in costs for _ in found["steps"]]
+for step, where in zip(steps, measured_on, strict=True):
     tell(
-        "Measured with {net} ({size} → {input} px) on {where}, a step of TASN takes "
+        "Measured with {net} ({size} → {input} px; {where}), a step of TASN takes "
         "{times:.1f} times as long as the baseline's at the same input; the sampler "
         "is {sampler:.1f} % of it and the trilinear product {product:.1f} %.",
-        where="one processor core" if chip["type"] == "cpu" else f"an {chip['name']}",
+        where=where,
         net="ResNet-50" if step in large else "the small ResNet",
         size=step["image_size"],
         input=step["input_size"],
@@ -1064,6 +1067,7 @@ for step, chip in zip(steps, measured_on, strict=True):
 # The sampler needs no compiled extension: a running sum, a search and `grid_sample`, all batched. The official one is a CUDA kernel that loops over images and no longer
 # compiles with current torch.
 #
+# (tasn-photographs)=
 # ## On photographs
 #
 # Published differences on CUB-200-2011 {footcite:p}`wah2011caltech` beside ours. *birds* are the generated birds from scratch; *photographs* are crops of the first 100 classes of
@@ -1124,31 +1128,31 @@ tell(
 )
 if photos["components"]["measured"].any():
     tell(
-        "On photographs TASN reaches {tasn} and plain resizing {plain}: {d.word} "
-        "({d}).",
+        "On photographs TASN reaches {tasn} and plain resizing {plain}: TASN is "
+        "{d.word} it ({d}).",
         tasn=level(photos["components"], TAUGHT),
         plain=level(photos["components"], "plain resizing"),
         d=difference(photos["components"], TAUGHT, "plain resizing"),
     )
     tell(
-        "Most of it is more than attention: even sampling of both networks, a second "
-        "view of the same image with shared weights, is {u.word} plain resizing "
-        "({u}). Attention in the place of even sampling adds {s}, distillation {t}.",
+        "How much of this is attention? Even sampling of both networks, which gives a "
+        "second view of the same image with shared weights, is {u.word} plain resizing "
+        "({u}). Attention in place of even sampling adds {s}, and distillation {t}.",
         u=difference(photos["components"], "uniform sampling", "plain resizing"),
         s=difference(photos["components"], "structure + detail", "uniform sampling"),
         t=difference(photos["components"], TAUGHT, "structure + detail"),
     )
     tell(
-        "What decides is the softmax over positions. Without it and without that over"
-        " channels the whole method is {n.word} the paper's ({n}); with the second "
-        "alone it is {r.word} neither ({r}).",
+        "The softmaxes matter here. Without both, the method is {n.word} the paper's "
+        "form ({n}). With the one over channels alone it is {r.word} the form without "
+        "both ({r}).",
         n=difference(photos["normalization"], "neither", "both"),
         r=difference(photos["normalization"], "relation", "neither"),
     )
     tell(
-        "Gradients that also flow through the sampler make the attention {g.word} "
-        "that of the paper ({g}). An attention net that keeps ImageNet's weights is "
-        "{i.word} a trained one ({i}).",
+        "If gradients through the sampler also train the attention net, the method is "
+        "{g.word} the paper's form ({g}). With an attention net that keeps its "
+        "ImageNet weights it is {i.word} the form with a trained one ({i}).",
         g=difference(photos["gradient"], "its own classifier + sampling", OWN),
         i=difference(photos["gradient"], UNTRAINED, OWN),
     )
@@ -1156,12 +1160,13 @@ else:
     tell("Ours on photographs has not been measured yet.")
 
 # %% [markdown]
+# (tasn-official)=
 # ## Paper versus official implementation
 #
 # The authors released an MXNet implementation (`researchmm/tasn`, folder `tasn-mxnet`) and beside it an unfinished PyTorch port (`tasn-pytorch`). Read side by side with
 # the paper they tell this story.
 #
-# **A hidden scale.** Features behind a ReLU are of the size of 1, and a softmax over hundreds of such values is nearly flat: then $\mathcal N(X) X^\top$ hardly knows *where* a channel responds.
+# **A hidden scale.** Features after a ReLU are of the order of 1, and a softmax over hundreds of such values is nearly flat: then $\mathcal N(X) X^\top$ hardly knows *where* a channel responds.
 # The MXNet code takes the softmax of $7X$, which the paper does not say; the port takes $2X$ under a comment that still says 7.
 
 # %% tags=["hide-input"]
@@ -1192,8 +1197,10 @@ print("official mask keeps", totals[mask].tolist())  # loses the 2
 print("library keeps      ", totals[unique_maps(totals.view(1, 5, 1, 1))[0]].tolist())
 
 # %% [markdown]
-# **A teacher that is taught.** Nothing stops the distillation's gradient into the part net's logits, and there is no $T^2$. **A port that is no TASN.** It has no distillation, and calls `grid_sample` without
-# `align_corners`, which since torch 1.3 reads half a pixel beyond the border. What each choice is worth on our birds:
+# **A teacher that is taught.** Nothing stops the distillation's gradient into the part net's logits, and there is no $T^2$.
+#
+# **A port that is not TASN yet.** It has no distillation. It also calls `grid_sample` without
+# `align_corners`, whose default changed in torch 1.3, so that it reads half a pixel beyond the border. What is each choice worth on our birds?
 
 # %% tags=["experiment", "hide-input"]
 everything = RELEASED | {"attention": RELEASED["attention"] | {"scale": released_scale}}
@@ -1220,8 +1227,7 @@ show(
     figure,
     name="fig-tasn-released",
     caption="The official code's choices, one at a time, beside the library's "
-    "defaults: differences over two seeds with their 95 % intervals. What is "
-    "missing has not been measured.",
+    "defaults: differences over the same seeds with their 95 % intervals.",
     alt="A forest plot of the variants no limit, equal zoom, scale 7, squared "
     "structure map, and all of the official code where it has been measured.",
 )
@@ -1260,10 +1266,10 @@ tell(
     best=magnified(by_component, TAUGHT, "detail_best"),
 )
 tell(
-    "3. Attention is not clearly what pays: an attention net that is never trained "
-    "reaches {untrained}, and the trained one is {d.word} it ({d})."
+    "3. The training of the attention is not clearly what helps: an attention net that "
+    "is never trained reaches {untrained}, and the trained one is {d.word} it ({d})."
     if (found := difference(by_gradient, OWN, UNTRAINED)) and found.low <= 0
-    else "3. Trained attention pays: an attention net that is never trained reaches "
+    else "3. Trained attention helps: an attention net that is never trained reaches "
     "{untrained}, and the trained one is {d.word} it ({d}).",
     untrained=level(by_gradient, UNTRAINED),
     d=found,
@@ -1288,8 +1294,8 @@ tell(
 )
 tell(
     "6. With pretrained networks on CUB-100 TASN is {d.word} plain resizing ({d}); "
-    "even sampling, without attention, brings {u} of it, and without both softmaxes "
-    "the method is {n.word} itself ({n}).",
+    "even sampling, without attention, brings {u}. Without both softmaxes the method "
+    "is {n.word} the paper's form ({n}).",
     d=difference(photos["components"], TAUGHT, "plain resizing"),
     u=difference(photos["components"], "uniform sampling", "plain resizing"),
     n=difference(photos["normalization"], "neither", "both"),
@@ -1300,7 +1306,7 @@ tell(
 #
 # - Try a larger input first. It needs no second network, and recipes for large inputs have improved since the paper.
 # - Where the input is bounded (a fixed encoder, memory, a phone) and details are small, attention-driven resampling is still a sound idea; today its map would come from the attention of a vision transformer,
-#   such as DINO's, and need no training of its own.
+#   such as DINO's {footcite:p}`caron2021emerging`, and need no training of its own.
 # - Keep one lesson in any case: compare with sampling at random or evenly before you credit the attention {footcite:p}`wei2022fine`.
 #
 # ## Exercises

@@ -214,9 +214,9 @@ tell(
 tell(
     "The generated birds are drawn at {side} pixels by code, in {classes} classes, "
     "and we know where each of their {parts} parts is. All networks of this chapter "
-    "train from scratch on them. The learning rates differ, {ours:g} for AP-CNN and "
-    "{theirs:g} for the plain network, each one at which it trains; so a difference "
-    "between the two is one of whole recipes.",
+    "train from scratch on them. AP-CNN and the plain network need different learning "
+    "rates, {ours:g} and {theirs:g}, so a difference between the two compares whole "
+    "recipes.",
     side=SIDE,
     classes=len(birds.classes),
     parts=len(birds.part_names),
@@ -646,8 +646,7 @@ tell(
     "After {epochs} epochs this network classifies {all} of the test birds, {one} by "
     "its first stage alone and {two} by its second. The union of its boxes takes "
     "{area:.0f} % of the image (median), so the second look enlarges by only "
-    "{times:.2f} along an axis: nine boxes at four sides are nine chances to stretch "
-    "the union.",
+    "{times:.2f} along an axis: each of nine boxes can stretch the union to any side.",
     epochs=record.config["epochs"],
     all=level(live, "two stages"),
     one=level(live, "two stages", "stages/stage1"),
@@ -823,6 +822,7 @@ show_table(
 )
 
 # %% [markdown]
+# (ap-ablations)=
 # ### The gates, the levels, the drop rates and the border
 #
 # Each panel changes one thing. Without gates, in one stage, the network is a feature pyramid with four heads. Fewer levels mean fewer boxes and fewer heads. Drop rates are the probabilities of levels 3, 4 and 5; the official ResNet-50
@@ -947,7 +947,7 @@ for name, what in (
         tell(f"{what}: not measured yet.")
     else:
         tell(
-            "{what} reaches {a}, {d.word} the {b} of the boxes from the masks ({d}).",
+            "{what}: {a}, {d.word} the {b} of the boxes from the masks ({d}).",
             what=what,
             a=level(by_control, name),
             b=level(by_control, "two stages"),
@@ -975,7 +975,8 @@ SETTINGS = {
         {"channels": 32, "gate_reduction": 4},
     ),
 }
-measured = [s for found in benchmarks.records("roi_pyramid") for s in found["settings"]]
+timings = benchmarks.records("roi_pyramid")[:1]  # of one device
+measured = [s for found in timings for s in found["settings"]]
 for (title, (depth, shape, width, pyramid)), size in zip(
     SETTINGS.items(), ("resnet 50", "resnet small"), strict=True
 ):
@@ -994,11 +995,12 @@ for (title, (depth, shape, width, pyramid)), size in zip(
     timed = [s for s in measured if s["backbone"] == size]
     tell(
         "With {title}, one stage takes {one:.2f} and two stages {two:.2f} times the "
-        "operations of the plain network. Measured on one processor core, two stages "
-        "take {time} times as long; boxes, drop and zoom are {share} % of a step.",
+        "operations of the plain network. Measured ({where}), two stages take {time} "
+        "times as long; boxes, drop and zoom are {share} % of a step.",
         title=title,
         one=flop[1] / flop[0],
         two=flop[2] / flop[0],
+        where=benchmarks.device(timings[0]) if timings else None,
         time=f"{timed[0]['step_over_baseline']['two stages']:.1f}" if timed else None,
         share=f"{100 * timed[0]['roi_stage_share_of_step']['batched']:.0f}"
         if timed
@@ -1006,7 +1008,7 @@ for (title, (depth, shape, width, pyramid)), size in zip(
     )
 
 # %% [markdown]
-# In the paper's setting the pyramid is small beside ResNet-50; in ours it is the larger part of the network. With `inference_stages=1` a network trained in two stages predicts in one.
+# In the paper's setting the pyramid is small compared with ResNet-50; in ours it is the larger part of the network. With `inference_stages=1` a network that was trained in two stages predicts with the first alone.
 #
 # ## A close relative: WS-DAN
 #
@@ -1108,7 +1110,7 @@ else:
 #
 # **Anchors lie on corners.** The anchor of position $(i, j)$ is centered on $(j, i) \times$ stride, the top left corner of its square. That is where a ResNet's position looks; for VGG it is the center.
 #
-# **A drop that divides by zero.** If the dropped box is all of the union, the scale of {eq}`eq-ap-drop` is $|U| / 0$. An image with a single box does it. The library leaves such an image as it is.
+# **A drop that divides by zero.** If the dropped box is all of the union, the scale of {eq}`eq-ap-drop` is $|U| / 0$. This happens in an image with a single box. The library drops nothing there.
 #
 # **A mask that starts saturated.** The code ran on torch 0.4.1. Since then torch takes the initial range of a transposed convolution from its *output* channels, here one, and the same line of code starts $\sqrt C$ times larger. The library keeps the old range:
 
@@ -1188,7 +1190,7 @@ tell(
 # ## When to use it today
 #
 # - Try a feature pyramid with a head on every level first: it is the cheapest part of AP-CNN, and more than half of the published gain over the plain network.
-# - Where details decide and the input is bounded, a second look at a crop is a sound idea; a vision transformer's own attention (TransFG, DINO) gives the crop without masks that have to be learned.
+# - Where details decide and the input is bounded, a second look at a crop is a sound idea; a vision transformer's own attention gives the crop without masks that have to be learned (TransFG {footcite:p}`he2022transfg`, DINO {footcite:p}`caron2021emerging`).
 # - Whatever chooses the boxes, run it against random boxes and a center crop of the same size before you credit the attention {footcite:p}`wei2022fine`.
 #
 # ## Exercises

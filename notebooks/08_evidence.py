@@ -14,9 +14,9 @@
 # %% [markdown]
 # # The evidence
 #
-# What six papers claim, and what we measured: each claim's effect with its interval, beside the effect that the paper prints. No number on
-# this page was typed. It is drawn from the claims in `data/claims.yaml`, what the chapters ask for in `data/experiments/`, one record for each run in
-# `data/results/`, and the benchmarks in `data/benchmarks/`. Change a record, and the verdicts change with it.
+# This chapter holds what six papers claim against what we measured: the effect of each claim with its interval, beside the effect that the paper prints. The measured numbers on
+# this page come from records: the claims are in `data/claims.yaml`, the experiments in `data/experiments/`, one record for each run in
+# `data/results/`, and the benchmarks in `data/benchmarks/`. If a record changes, the verdicts change with it.
 
 # %% tags=["parameters", "hide-input"]
 dataset = "birds"  # synthetic, with known parts
@@ -56,6 +56,7 @@ elsewhere = {}  # further data sets to compare on, with the settings that differ
 settings = {"precision": "float32"}  # of all runs; the same on every device
 
 # %% tags=["setup", "hide-input"]
+import textwrap
 from collections import Counter
 
 import matplotlib.pyplot as plt
@@ -151,15 +152,6 @@ papers = list(dict.fromkeys(claim.method for claim, _ in judged))
 sides = {"quick": "small networks from scratch", "photos": "pretrained, photographs"}
 
 
-def in_short(claim):
-    """The two sides of a claim, short."""
-    test = claim.test
-    if "b" not in test:
-        return f"{test['a']}: {test['a_value']} − {test['b_value']}"
-    other = "its rivals" if isinstance(test["b"], list) else test["b"]
-    return f"{test['a']} − {other}"
-
-
 def printed(claim, profile):
     """The paper's own effect in points, where it prints both sides; else None."""
     test = claim.test
@@ -186,7 +178,7 @@ def effects_figure(profile):
     rows = pd.DataFrame(
         [
             {
-                "claim": f"{SIGNS[v.verdict][0]}  {claim.method}: {in_short(claim)}",
+                "claim": f"{SIGNS[v.verdict][0]}  {claim.method}: {claim.claim}",
                 "effect": 100 * v.effect,
                 "low": 100 * v.low,
                 "high": 100 * v.high,
@@ -197,18 +189,21 @@ def effects_figure(profile):
         ],
         columns=["claim", "effect", "low", "high", "published", "color"],
     ).set_index("claim")
-    figure, ax = plt.subplots(figsize=(9.2, 1.1 + 0.27 * len(rows)))
+    figure, ax = plt.subplots(figsize=(5.6, 1.2 + 0.45 * len(rows)))
     forest(ax, rows.astype({"published": float}))
-    ax.set_xlim(-15, 25)
+    above = ax.get_yaxis_transform()  # each claim stands over its interval
+    for y, claim in zip(ax.get_yticks(), rows.index, strict=True):
+        own = {"va": "bottom", "fontsize": 8.5, "linespacing": 0.95}
+        sheet = {"fc": "white", "ec": "none", "pad": 0.5}  # over the line at zero
+        text = textwrap.fill(claim, 82)
+        ax.text(0, y + 0.17, text, transform=above, bbox=sheet, **own)
+    ax.set(yticks=[], xlim=(-15, 25), ylim=(-0.5, len(rows)))
     ax.set(xlabel="difference, points of accuracy")
-    ax.tick_params(axis="y", labelsize=8.5)
-    for label, color in zip(ax.get_yticklabels(), rows["color"], strict=True):
-        label.set_color(color)
     for name in ("reproduced", "not reproduced", "inconclusive"):
         sign, color = SIGNS[name]
         ax.plot([], [], "o-", color=color, label=f"{sign} {name}")
     ax.plot([], [], "D", mfc="white", mec="black", ls="", label="the paper's effect")
-    ax.legend(loc="upper right", fontsize=8.5)
+    figure.legend(loc="outside upper left", fontsize=8.5, ncols=2)
     return figure
 
 
@@ -326,9 +321,9 @@ stands = Counter(
 )
 fragile = [v for _, v in testable if v.fragile and v.verdict != "not measured yet"]
 tell(
-    "Of {n} claims that runs can test, **{yes} are reproduced**, {no} are not, "
-    "{unclear} are inconclusive and {absent} are not measured yet. Judged together, "
-    "for so many tests find something by chance, {stand} stay reproduced. The sign of "
+    "Of {n} claims that runs can test, **{yes} are reproduced**. The others: {no} "
+    "not reproduced, {unclear} inconclusive, {absent} not measured yet. So many tests "
+    "find something by chance; judged together, {stand} stay reproduced. The sign of "
     "{fragile} effects changes when one seed is left out.",
     n=len(testable),
     yes=tally["reproduced"],
@@ -340,9 +335,8 @@ tell(
 )
 others = Counter(c.kind for c, _ in judged if c.kind != "measured")
 tell(
-    "Beside them stand {construction} claims that hold by construction and are tested, "
-    "{cost} about cost, which benchmarks answer, and {untestable} that nothing here "
-    "can test.",
+    "In addition, {construction} claims hold by construction and have a test, {cost} "
+    "are about cost, which benchmarks answer, and {untestable} cannot be tested here.",
     construction=others["by construction"],
     cost=others["cost"],
     untestable=others["untestable"],
@@ -352,7 +346,7 @@ tell(
 show(
     effects_figure("photos"),
     name="fig-evidence-photos",
-    caption="The same for networks that have seen ImageNet, on photographs, and for "
+    caption="The same for networks pretrained on ImageNet, on photographs, and for "
     "Center Loss on MNIST, as far as it has been measured.",
     alt="A forest plot like the one before, for the claims that were measured on real "
     "images.",
@@ -362,33 +356,33 @@ show(
 # %% [markdown]
 # ## How a verdict is reached
 #
-# Each claim of the form "A is better than B" is tested on runs of A and B that share their seeds: the same data, the same batches, the same
-# first weights wherever the two have the same layers. For $n$ seeds with differences $d_1 \dots d_n$ we take Student's interval
+# Each claim of the form "A is better than B" is tested on runs of A and B that share their seeds: the same data, the same batches, and the same
+# initial weights wherever the two have the same layers. For the differences $d_1 \dots d_n$ of $n$ seeds, with mean $\bar d$ and standard deviation $s_d$, we take Student's interval
 #
 # $$
 # \bar d \pm t_{n-1,\,0.975}\, \frac{s_d}{\sqrt n} .
 # $$ (eq-evidence-interval)
 #
-# With an equivalence band $[-\epsilon, \epsilon]$ of differences that nobody would care about, stated for each claim in the YAML file:
+# Differences in the equivalence band $[-\epsilon, \epsilon]$ are too small to matter; the YAML file states $\epsilon$ for each claim. The verdict follows from where the interval lies:
 #
 # | the interval lies | verdict |
 # | --- | --- |
-# | wholly on the claimed side, and not wholly inside the band | ✓ **reproduced** |
-# | wholly on the other side, or wholly inside the band | ✗ **not reproduced** |
+# | entirely on the claimed side, and not entirely inside the band | ✓ **reproduced** |
+# | entirely on the other side, or entirely inside the band | ✗ **not reproduced** |
 # | anywhere else | ? **inconclusive** |
 #
 # A claim of equality ("α matters little") swaps the roles: it is reproduced where the interval lies inside the band. Three seeds make wide intervals
-# ($t_{2,\,0.975} \approx 4.3$), so *inconclusive* is a frequent and honest answer: more seeds would settle it.
+# ($t_{2,\,0.975} \approx 4.3$), so *inconclusive* is a frequent and honest answer. More seeds would settle it.
 #
 # **Many tests.** Of fifty intervals at 95 %, two or three miss by chance. So all claims are judged once more together, with the expected fraction of false
-# findings held at 5 % (Benjamini and Hochberg, 1995); the last column of the tables says what then remains. **One seed.** A verdict whose effect changes its sign when one
-# seed is left out is marked as *fragile*. **Whose claim, and when.** Only what the paper itself says counts as its own. Most claims were written down before
+# findings held at 5 % {footcite:p}`benjamini1995controlling`; the last column of the tables says what remains. **One seed.** A verdict is marked as *fragile* if its effect changes sign when one
+# seed is left out. **Whose claim, and when.** Only what the paper itself says counts as the paper's claim. Most claims were written down before
 # the runs that test them; the tables give the day.
 #
 # ```{admonition} What these numbers are not
 # :class: warning
-# They are not the published benchmarks. The small networks are trained **from scratch** on synthetic birds, the pretrained ones on box crops of half of CUB's classes. Numbers
-# compare rows with each other under one budget. A claim that does not reproduce here may hold at 448 pixels, and the `paper` profile is there to find out.
+# They are not the published benchmarks. The small networks train **from scratch** on synthetic birds, and the pretrained ones are tuned on box crops of half of CUB's classes. Numbers
+# compare rows with each other under one budget. A claim that does not reproduce here may hold at 448 pixels; the `paper` profile is there to find out.
 # ```
 #
 # ## The ledger
@@ -430,8 +424,8 @@ for method in papers:
     show_table(pd.DataFrame(lines), title=method, links={"claim": links})
 
 # %% [markdown]
-# A claim leads to the figure or section that measures it; *pairs* are seeds. Which rows were compared, which test, what keeps it from being tested, where the paper
-# claims it, and when the claim was written down:
+# Each claim links to the figure or section that measures it, and *pairs* counts seeds. The next table says for each claim which rows were compared, or which test or obstacle decides, where the paper
+# claims it, and when it was written down:
 
 # %% tags=["table", "hide-cell"]
 used = {record.id: record for _, verdict in judged for record in verdict.records}
@@ -450,15 +444,16 @@ show_table(
 )
 
 # %% [markdown]
+# (evidence-budget)=
 # ## One budget, all methods
 #
-# All methods with one backbone, one augmentation and one number of epochs. The last epoch is reported, and the test split is used once. The
-# birds are learned in float32 on every device, with the comparison and the headline pairs on more seeds than the sweeps. A harder task, with fewer
-# birds of each class, was tried and given up: runs of one and the same network then differ by more than methods do.
-# Methods that bring a head of their own meet a baseline that has that head too.
+# Here all methods share one backbone, one augmentation and one number of epochs. We report the last epoch and use the test split once. Training on the
+# birds is in float32 on every device, and this comparison has more seeds than the sweeps of the chapters. We tried a harder task with fewer
+# birds in each class and gave it up, because runs of the same network then differed by more than the methods did.
+# A method with a head of its own is compared with a baseline that has the same head.
 #
-# A method must not win because its learning rate was tuned and its rival's was not. Each gets three rates: its default, a third of it and
-# three times it, two runs each on seeds that are used for nothing else. The mean accuracy on the validation split chooses; a run that diverges counts as zero:
+# A method must not win because its learning rate was tuned and that of its rival was not. So each gets three rates: its default, about a third of it and
+# about three times it, with two runs each on seeds that are used for nothing else. The mean accuracy on the validation split chooses, and a run that diverges counts as zero:
 
 # %% tags=["experiment"]
 tried = study.run(
@@ -491,8 +486,8 @@ for name, group in tried.groupby(tried["variant"].str.split(" @ ").str[0], sort=
 show_table(pd.DataFrame(lines).fillna("–"), foot=study.foot(tried))
 
 # %% [markdown]
-# An arrow in the first or last column says that the best of three lay at the edge: more trials might find a better rate, for every row alike. The
-# test `tests/study/test_protocol.py` fails when the comparison takes another rate than the arrow's.
+# The arrow marks the chosen rate. An arrow in the first or last column says that the best of three lay at the edge, so more trials might find a better rate. The
+# test `tests/study/test_protocol.py` fails if the comparison uses another rate than the marked one.
 
 # %% tags=["experiment"]
 compared = study.run(
@@ -514,7 +509,7 @@ tables = {
 }
 
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 def right(records):
     """bool (seeds, N): which test images each seed gets right."""
     return np.stack(
@@ -557,8 +552,8 @@ if not tables:
     show_table(summarize(compared, {}, "method"), foot=study.foot(compared))
 
 # %% [markdown]
-# The first interval asks *what if we trained again*, the second *what if the test set held other images*. A difference that
-# survives both is worth a sentence.
+# The first interval asks *what if we trained again?*, and the second *what if the test set held other images?* A difference is worth a sentence if it
+# survives both.
 #
 # ### What it costs
 
@@ -582,7 +577,6 @@ for name, runs in tables.items():
     show_table(pd.DataFrame(costs), title=name)
 
 for bench in benchmarks.records("step"):
-    where = "one thread of a CPU" if bench["device"]["type"] == "cpu" else "a GPU"
     ways = {"time, predict": "prediction_over_baseline", "time, train": "over_baseline"}
     costs = [
         {"method": row}
@@ -592,20 +586,20 @@ for bench in benchmarks.records("step"):
     ]
     show_table(
         pd.DataFrame(costs),
-        title=f"birds, measured on {where}",
+        title=f"birds, measured on {benchmarks.device(bench)}",
         foot=f"benchmarks/step.py: {bench['device']['name']}; "
         f"torch {bench['versions']['torch']}, {bench['repeats']} rounds in turn.",
     )
 
 # %% [markdown]
-# Parameters are those that a prediction reads. Multiply-adds are of one image, over those of the first row, for a prediction and for a step of training;
-# so are times, measured by `benchmarks/step.py` with nothing else at work. Memory is the most that operators had allocated at once, for a batch (CIN's has more images).
+# Parameters are those that a prediction reads. Multiply-adds are counted for one image and divided by those of the first row, for a prediction and for a training step.
+# Times are divided in the same way; `benchmarks/step.py` measured them on an otherwise idle machine. Memory is the largest amount that was allocated at once for a batch (CIN's batch has more images).
 
 # %% tags=["figure", "hide-input"]
 MARKS = "osDv^P*X"
 priced = {name: runs for name, runs in tables.items() if "cost/multiply_adds" in runs}
 panels = max(len(priced), 1)
-figure, axes = plt.subplots(1, panels, figsize=(3.6 * panels + 2.2, 3.6), squeeze=False)
+figure, axes = plt.subplots(panels, 1, figsize=(5.6, 2.4 * panels + 1), squeeze=False)
 for ax, (name, runs) in zip(axes.flat, priced.items(), strict=False):
     for variant, color, mark in zip(
         runs["variant"].unique(), COLORS, MARKS, strict=False
@@ -617,14 +611,16 @@ for ax, (name, runs) in zip(axes.flat, priced.items(), strict=False):
         )
     ax.set_xscale("log")
     low, high = ax.get_xlim()
-    steps = [m * 10**power for power in range(-1, 6) for m in (1, 2, 5)]
+    steps = [m * 10**power for power in range(-1, 6) for m in (1, 1.5, 2, 3, 5, 7)]
     ticks = [t for t in steps if low <= t <= high]
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.minorticks_off()
-    ax.set(title=name)
-    ax.set(xlabel="multiply-adds of a prediction, millions", ylabel="test accuracy, %")
+    ax.set_title(name, loc="left", weight="bold")
+    ax.set_ylabel("test accuracy, %")
+axes.flat[-1].set_xlabel("multiply-adds of a prediction, millions")
 if priced:
-    axes.flat[-1].legend(bbox_to_anchor=(1.02, 1), loc="upper left", fontsize=8)
+    handles = axes.flat[-1].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", fontsize=8.5, ncols=3)
 show(
     figure,
     name="fig-evidence-cost",
@@ -635,7 +631,7 @@ show(
 )
 
 # %% [markdown]
-# ## What we learned
+# ## What we found
 
 
 # %% tags=["output", "hide-input"]
@@ -659,8 +655,8 @@ tell(
     d=difference(compared, "MC-Loss", elu),
 )
 tell(
-    "3. **Pooled products** are {d.word} average pooling of the same map: {d}. Root "
-    "and norm together are {n.word} neither: {n}.",
+    "3. **Pooled products** are {d.word} average pooling of the same map: {d}. B-CNN "
+    "with root and norm is {n.word} B-CNN without both: {n}.",
     d=difference(compared, "Bilinear CNN", plain),
     n=gain("04_bilinear_cnn/components", "bilinear + root + norm", "bilinear"),
 )
@@ -694,20 +690,28 @@ tell(
 )
 pair = ("02_center_loss/wide", "softmax + center", "softmax")
 tell(
-    "7. **Center Loss** on MNIST moves the area under the verification curve by {v}, "
-    "and the accuracy by {d}.",
+    "7. **Center Loss** on MNIST changes the area under the verification curve by "
+    "{v}, and the accuracy by {d}.",
     v=gain(*pair, "photos", "verification/auc"),
     d=gain(*pair, "photos"),
 )
 photo = next((runs for runs in photographs if runs["measured"].any()), compared[:0])
+over_plain = {
+    m: difference(photo, m, plain) for m in ("Bilinear CNN", "TASN", "AP-CNN")
+}
+gains = {m: difference(photo, m, b) for m, (b, *_) in BASELINES.items()}
+gains = {m: d.mean for m, d in gains.items() if d}
+most = sorted(gains, key=gains.get)[-3:]
+assert not gains or set(most) == set(over_plain)  # as the sentence says
 tell(
-    "8. **On photographs** a pretrained network alone names {p} of the birds of "
-    "CUB-100. B-CNN is {b.word} it ({b}), TASN {t.word} it ({t}), AP-CNN {a.word} it "
-    "({a}): what pools finer or looks twice pays most.",
+    "8. **On photographs** a pretrained network alone classifies {p} of the birds of "
+    "CUB-100 correctly. B-CNN is {b.word} it ({b}), TASN {t.word} it ({t}), AP-CNN "
+    "{a.word} it ({a}). These are the three largest gains: the methods that pool "
+    "products of channels, or look at the image a second time.",
     p=level(photo, plain),
-    b=difference(photo, "Bilinear CNN", plain),
-    t=difference(photo, "TASN", plain),
-    a=difference(photo, "AP-CNN", plain),
+    b=over_plain["Bilinear CNN"],
+    t=over_plain["TASN"],
+    a=over_plain["AP-CNN"],
 )
 tell(
     "9. **A term in the loss or a block behind the last stage** does less there: "
@@ -720,17 +724,17 @@ tell(
 unclear = tally["inconclusive"] / max(1, len(testable) - tally["not measured yet"])
 tell(
     "10. **Seeds decide what can be said.** {u:.0f} % of the measured claims are "
-    "inconclusive, most of them for want of seeds: three make an interval more than "
-    "four standard errors wide on either side.",
+    "inconclusive. With three seeds an interval reaches more than four standard errors "
+    "to either side.",
     u=100 * unclear,
 )
 
 # %% [markdown]
 # ## An upper bound
 #
-# On the synthetic birds the discriminative part is known. The same plain network, given nothing but that part, enlarged, bounds what
-# finding it could gain. The bound is generous: the crop also betrays *which* part decides, and with that all but two of the twelve classes
-# are ruled out before the network has looked at anything.
+# On the synthetic birds the discriminative part is known. The same plain network, shown only that part and enlarged, bounds what
+# finding the part could gain. The bound is generous: the crop also reveals *which* part is the discriminative one, and that alone rules out all but two of the twelve
+# classes.
 
 # %% tags=["experiment"]
 whole = vary(base, method="baseline", lr=0.1)
@@ -744,34 +748,45 @@ bound = study.run(
     ),
 )
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 show_table(
     summarize(bound, {"accuracy, %": "test_accuracy"}, "input"), foot=study.foot(bound)
 )
 
+# %% tags=["hide-input"]
+if dataset == "birds":
+    oracle_crop = "oracle crop of the discriminative part"
+    tell(
+        "The crop is worth {gain}: {crop} instead of {plain}. On these birds no method "
+        "can gain more than that by looking in the right place alone.",
+        gain=difference(bound, oracle_crop, "whole image"),
+        crop=level(bound, oracle_crop),
+        plain=level(bound, "whole image"),
+    )
+
 # %% [markdown]
 # ## The papers' protocols
 #
-# Everything above is small. For whoever has the data and the hours, the profile `paper` of each chapter states its paper's own protocol, as far as the
-# official implementation, its logs and its threads tell: input size, backbone, ImageNet weights, batch, epochs, rates and schedule. The comments in
-# `profiles/paper/` name the source of each value, and what had to be filled in. A baseline with the same settings stands beside every method.
+# Everything above is small. If you have the data and the hours, the profile `paper` of each chapter states the protocol of its paper, as far as the
+# official implementation, its logs and its threads reveal it: input size, backbone, ImageNet weights, batch, epochs, rates and schedule. The comments in
+# `profiles/paper/` name the source of each value and say what we had to fill in. Every method has a baseline with the same settings beside it.
 #
-# The published figures are from `data/published.yaml`. A figure that we could not see quoted or listed is left out; what is measured has its record.
+# The published figures come from `data/published.yaml`, which leaves out every figure that we could not see for ourselves in the paper, a log, a readme or a thread.
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 protocols = published.table()
 columns = ["experiment", "variant", "data", "published, %", "certainty", "source"]
 columns += ["measured, %"] if (protocols["measured, %"] != "").any() else []
 show_table(protocols[columns])
 
 # %% [markdown]
-# *sure*: read where the source says; *confirmed*: the paper's, repeated by another source; *log* and *issue*: one run, in the released log or told in a
-# thread. Published accuracies are mostly the best of all test epochs, ours are the last epoch on the whole test split, and lower for that alone: the
-# two figures of MC-Loss's released log show by how much.
+# *sure*: read at the place that the source names; *confirmed*: the paper's figure, repeated by another source; *log* and *issue*: one run, from the released log or reported in a
+# thread. Published accuracies are mostly the best of all test epochs. Ours are the last epoch on the whole test split, which alone makes them lower: the
+# figures of MC-Loss's released log show by how much.
 #
-# Before the hours are spent, a dry run looks for weights and data, builds every variant, and estimates memory and time without downloading or
-# computing anything ({py:mod}`fgvc_study.dry_run`); the throughput is yours to state. It ends with status 1 if something is missing. The plan without
-# `--dry-run` prints the runs that have no record yet, a line each. `train` takes such lines, on one device, on several through `torchrun`, or as jobs of
+# Before you spend the hours, a dry run looks for weights and data, builds every variant, and estimates memory and time without downloading or
+# training anything ({py:mod}`fgvc_study.dry_run`); you state the throughput of your device. The dry run ends with status 1 if something is missing. Without
+# `--dry-run`, `plan` prints the runs that have no record yet, one per line. `train` takes these lines, on one device, on several through `torchrun`, or as jobs of
 # a cluster that share one list:
 #
 # ```bash
@@ -782,22 +797,47 @@ show_table(protocols[columns])
 # torchrun --nproc-per-node 8 -m fgvc_study train runs.jsonl
 # ```
 #
-# Under `torchrun` the batch is divided among the devices, and BatchNorm sees all of it (SyncBatchNorm), so the protocol stays the same; the record says
+# Under `torchrun` the batch is divided among the devices, and BatchNorm sees all of it (SyncBatchNorm), so the protocol stays the same. The record says
 # how many processes there were. CIN's batches of 4 × 5 images need one device.
 #
 # ## Exercises
 #
-# 1. **Seeds.** With a standard deviation of paired differences of one point, how many seeds does it take before an average
-#    difference of one point gives an interval that excludes zero?
+# 1. **Seeds.** The paired differences of two methods have a standard deviation of one point and a mean of one point. From how many seeds on does the
+#    interval exclude zero?
 #
 # ```{dropdown} Solution
-# We need $t_{n-1,0.975}/\sqrt n < 1$. For $n = 6$ it is $2.57/2.45 = 1.05$, for $n = 7$ it is $2.45/2.65 = 0.92$: seven seeds.
+# We need $t_{n-1,0.975}/\sqrt n < 1$. For $n = 6$ it is $2.57/2.45 = 1.05$, and for $n = 7$ it is $2.45/2.65 = 0.92$: from seven seeds on.
 # ```
 #
-# 2. **Choosing on the test set.** Take any record's history. How much higher is the best validation accuracy over all epochs
+# 2. **Code: choosing the epoch.** Take the records of the plain network in the comparison. How much higher is the best validation accuracy over all epochs
 #    than the last? What would a paper report that chose its epoch on the test split?
 #
-# ```{dropdown} Solution
-# `max(h["val_accuracy"] for h in record.history) - record.history[-1]["val_accuracy"]`. The best of many noisy readings is biased upwards by
-# the noise; the primer measures by how much.
+# ````{dropdown} Solution
+# ```python
+# for record in study.records(compared[compared["variant"] == plain]):
+#     val = [epoch["val_accuracy"] for epoch in record.history]
+#     print(record.seed, max(val) - val[-1])
+# ```
+#
+# The best of many noisy readings is biased upwards by the noise; {ref}`the primer <primer-trap>` measures by how much. A paper that chooses on the test split reports this bias as
+# accuracy.
+# ````
+#
+# 3. **Code: another band.** Judge all claims about accuracy once more with an equivalence band of ± 1 point. How many verdicts change?
+#
+# ````{dropdown} Solution
+# ```python
+# for claim, verdict in judged:
+#     if claim.test.get("unit") == "points":
+#         wider = claim.model_copy(update={"test": {**claim.test, "band": 0.01}})
+#         if (other := ledger.judge(wider).verdict) != verdict.verdict:
+#             print(f"{claim.claim}: {verdict.verdict} → {other}")
+# ```
+#
+# A wider band turns clear but small effects into *not reproduced*. Claims of equality change the other way: more of them are *reproduced*.
+# ````
+#
+# ## References
+#
+# ```{footbibliography}
 # ```

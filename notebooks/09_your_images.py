@@ -13,15 +13,15 @@
 # %% [markdown]
 # # Your own images
 #
-# You have a folder of pictures, sorted into classes that look much alike. This chapter takes it to a file that names the class of a
-# new picture: checks of the folder, training, a fair score, what is confused with what and why, when to abstain, and
-# the export. Every step is one call of `fgvc_lib`, in Python and on the command line.
+# You have a folder of pictures, sorted into classes that look much alike. This chapter turns it into a file that names the class of a
+# new picture. On the way it checks the folder, trains, scores the network fairly, looks at what is confused with what and why, decides when to abstain, and
+# exports the network. Every step is one call of `fgvc_lib`, in Python or on the command line.
 #
-# On this page the pictures are drawn: a folder of synthetic birds, with the faults that real folders have. Set `images` below to a folder of your own;
-# everything else can stay. The network has seen ImageNet: few pictures are enough to tune it, and minutes on two CPU cores.
+# On this page the pictures are drawn: a folder of synthetic birds, with the faults that real folders have. Set `images` below to a folder of your own,
+# and leave everything else as it is. The network is pretrained on ImageNet, so few pictures are enough to tune it, in minutes on two CPU cores.
 # With a GPU, raise `image_size` to 224 or more.
 #
-# The chapter trains anew whenever a setting or the folder has changed, and loads what it has trained before.
+# The chapter trains again whenever a setting or the folder has changed. Otherwise it loads what it has trained before.
 
 # %% tags=["parameters"]
 images = ""  # your folder, absolute or below FGVC_DATA; empty: drawn birds
@@ -29,7 +29,7 @@ image_size = 128  # side of the squares that the network sees
 backbone = "tf_efficientnet_lite0"
 pretrained = True  # start from ImageNet weights
 epochs = 10
-scratch_epochs = 30  # of a small network with fresh weights beside it; 0: none
+scratch_epochs = 30  # of a small network trained from scratch; 0: none
 batch_size = 32
 lr = 0.1  # of new layers; pretrained ones learn at a tenth of it
 max_steps = None
@@ -71,6 +71,7 @@ from fgvc_lib.train import Predictor, load_trained, predict
 from fgvc_lib.train.inference import overlay
 from fgvc_study import Study, vary
 from fgvc_study.figures import COLORS, show, show_table, style
+from fgvc_study.findings import tell
 from fgvc_study.protocol import network
 from fgvc_study.tables import summarize
 from PIL import Image, ImageEnhance
@@ -94,8 +95,8 @@ style()
 # %% [markdown]
 # ## The folder
 #
-# One folder for each class, named like the class; images may lie deeper inside, in any common format and size. What is
-# passed over is told.
+# Make one folder for each class, with the name of the class. Images may lie deeper inside, in any common format and size. The loader reports
+# what it leaves out.
 #
 # ```text
 # my_birds/
@@ -104,14 +105,14 @@ style()
 #     notes.txt
 # ```
 #
-# A quarter of each class is held out for the test, by a hash of the names, so that the split stays when you add a class. If
-# images belong together (one bird in ten frames, one plant from all sides), **you** must split, because no hash knows it: make `my_birds/train/` and
-# `my_birds/test/` with a folder per class in each, and keep what belongs together on one side.
+# A quarter of each class is held out for the test. A hash of the names chooses them, so the split stays the same when you add a class. If
+# images belong together (one bird in ten frames, one plant from all sides), **you** must split, because no hash can know that. Make `my_birds/train/` and
+# `my_birds/test/` with a folder for each class in both, and keep what belongs together on one side.
 #
-# For this page we write such a folder. Into it go a file that is cut off, as after a full memory card, and some pictures twice: saved again, a
-# little brighter, a little cropped, as they come back from an editing program or a website.
+# For this page we write such a folder. We add a file that is cut off, as after a full memory card. And we add some pictures a second time: saved again, a
+# little brighter and a little cropped, as they come back from an editing program or a website.
 
-# %%
+# %% tags=["hide-input"]
 if drawn:
     os.environ["FGVC_DATA"] = str(Path.cwd())  # relative names of folders start there
     for old in ("my_birds", "strangers", "looked"):
@@ -156,7 +157,7 @@ if drawn:
 # %% [markdown]
 # ## What to check first
 #
-# **Can all files be read?** The loader decodes every file once and stops at the first one that it cannot read, naming it.
+# **Can all files be read?** The loader decodes every file once. It stops at the first one that it cannot read, and names it.
 
 # %% tags=["output"]
 try:
@@ -164,7 +165,7 @@ try:
     print("every image can be read")
 except ValueError as error:
     print(f"{type(error).__name__}: {str(error).replace(str(Path.cwd()), '…')}")
-with warnings.catch_warnings(record=True) as told:  # what is passed over, for one
+with warnings.catch_warnings(record=True) as told:  # of what is left out, for example
     warnings.simplefilter("always")
     photos = load("folder", **options)  # leaves such files out, and lists them
 print(photos.summary)
@@ -173,11 +174,11 @@ for warning in told:
 warnings.filterwarnings("ignore", re.escape(f"{photos.name}: "))  # once is enough
 
 # %% [markdown]
-# **How many are there of each class?** Validation images choose (the method, the epochs, a threshold), test images only measure, once, at the end. So
-# both are held out of the training images.
+# **How many images does each class have?** Validation images choose the method, the epochs and a threshold. Test images only measure, once, at the end. So
+# neither may be among the training images.
 
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 def counts(photos):
     splits = {name: getattr(photos, name).labels for name in ("train", "val", "test")}
     return pd.DataFrame(
@@ -192,8 +193,8 @@ def counts(photos):
 show_table(counts(photos))
 
 # %% [markdown]
-# How many images are enough? For training nobody can say beforehand: a learning curve (exercise 1) can. For the *test* it is arithmetic. With
-# $n$ test images the interval of an accuracy near $p$ is about $\pm 1.96 \sqrt{p(1-p)/n}$ (equation {eq}`eq-primer-se`):
+# How many images are enough? For training nobody knows beforehand; a learning curve tells (exercise 1). For the *test* it is arithmetic. With
+# $n$ test images, the 95 % interval of an accuracy near $p$ is about $\pm 1.96 \sqrt{p(1-p)/n}$ ({eq}`eq-primer-se`):
 
 # %% tags=["output"]
 for n in sorted({20, 50, 100, 200, 500, 1000, len(photos.test)}):
@@ -202,9 +203,9 @@ for n in sorted({20, 50, 100, 200, 500, 1000, len(photos.test)}):
     print(f"{n:>5,} test images: 90 % ± {half:4.1f} points{mark}")
 
 # %% [markdown]
-# **Is one picture in two splits?** Then the test asks what training has shown. Exact copies are found by a checksum; edited ones are not. A simple check
-# that survives brightness, compression and a small crop compares thumbnails: shrink to $16 \times 16$ gray values $t$, take off the mean, scale to
-# length one,
+# **Is one picture in two splits?** Then the test repeats what training has shown. A checksum finds exact copies but no edited ones. A simple check
+# that survives brightness, compression and a small crop compares thumbnails. Shrink images $a$ and $b$ to $16 \times 16$ gray values $t$, subtract the mean $\bar t$, scale to
+# length one, and take the inner product as the similarity $s$:
 #
 # $$
 # u = \frac{t - \bar t}{\lVert t - \bar t\rVert}, \qquad s(a, b) = \max\bigl(u_a^\top u_b,\; u_a^\top u_{b'}\bigr) \le 1,
@@ -264,7 +265,7 @@ for name, found in files.items():
     assert len(found) == len(getattr(photos, name))
 pairs = across_splits(photos, files, least=least)
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 closest = across_splits(
     photos,
     files,
@@ -286,14 +287,14 @@ show(
     name="fig-own-duplicates",
     caption="Pairs of images from different splits, one above the other. Left, the "
     "most similar of all; right, the most similar below the limit. The limit has to "
-    "divide the same picture from the same kind of picture: look, then set it.",
+    "separate the same picture from the same kind of picture: look, then set it.",
     alt="Six columns of two drawn birds each, with their similarity above. In the "
     "left three columns the two are the same picture; in the right three they are "
     "different pictures with similar backgrounds.",
 )
 
 # %% [markdown]
-# The check proposes, you decide. Here the edited copies go, and the split is made anew; in a folder of your own the cell only lists
+# The check proposes, and you decide. Here we delete the edited copies and split again. For a folder of your own the cell only lists
 # what it found.
 
 # %% tags=["output"]
@@ -309,7 +310,7 @@ else:
         print(f"{similarity:.3f}  {short(a)}  {short(b)}")
 base = base.replace(batch_size=min(batch_size, len(photos.train)))
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 some = list(range(min(len(photos.classes), 8)))
 figure, axes = plt.subplots(3, len(some), figsize=(9.4, 3.9), squeeze=False)
 for c, column in zip(some, axes.T, strict=True):
@@ -326,30 +327,30 @@ for ax in axes.flat:
 show(
     figure,
     name="fig-own-classes",
-    caption="Training images of each class as the network gets them: squares, both "
-    "axes resized on their own. Can you tell the classes apart at this size? If not, "
-    "raise `image_size` before anything else.",
+    caption="Training images of each class as the network gets them: squares, with "
+    "width and height resized independently. Can you tell the classes apart at this "
+    "size? If not, raise `image_size` before anything else.",
     alt="Three training images of each class in columns, with the class's name above.",
 )
 
 # %% [markdown]
 # ## Which method, which settings
 #
-# Start with the plain network: it is what any method has to beat *on your images*. Then try one method for a reason.
+# Start with the plain network: it is what any method has to beat *on your images*. Then try one method that suits your images.
 #
 # | What you have | Try | Chapter |
 # | --- | --- | --- |
-# | a need to know *where* each class is told | MC-Loss: every class has maps of its own, nothing is added to the network | {doc}`/notebooks/03_mutual_channel_loss` |
-# | images much larger than the network's input | TASN: more pixels for what matters | {doc}`/notebooks/06_tasn` |
-# | small telling parts, time for two passes | AP-CNN: boxes, and a second look inside | {doc}`/notebooks/07_ap_cnn` |
-# | textures, things that occur together | Bilinear CNN | {doc}`/notebooks/04_bilinear_cnn` |
+# | a need to know *where* the network sees each class | MC-Loss: every class has maps of its own, and the network gets no extra weights | {doc}`/notebooks/03_mutual_channel_loss` |
+# | images much larger than the network's input | TASN: more pixels for the regions that matter | {doc}`/notebooks/06_tasn` |
+# | small discriminative parts, and time for two passes | AP-CNN: boxes, and a second look inside | {doc}`/notebooks/07_ap_cnn` |
+# | textures, or features that matter in combination | Bilinear CNN: products of channels | {doc}`/notebooks/04_bilinear_cnn` |
 # | pairs to compare, new classes to come | Center Loss: distances between features mean something | {doc}`/notebooks/02_center_loss` |
 #
-# What each of them gained in our measurements, and where nothing was gained, is in {doc}`/notebooks/08_evidence`. Here the plain network meets MC-Loss, weighed as its
-# official code weighs it for pretrained networks {footcite:p}`chang2020devil`; `methods` takes any of `fgvc methods`, and `method_args` their settings.
+# {doc}`/notebooks/08_evidence` says what each of them gained in our measurements, and where it gained nothing. Here we compare the plain network with MC-Loss, weighted as in its
+# official implementation for pretrained networks {footcite:p}`chang2020devil`. `methods` takes any name that `fgvc methods` lists, and `method_args` the settings of each.
 #
-# All of them start from {py:func}`~fgvc_lib.fine_tuning.fine_tuning`: a network that has seen ImageNet, new layers that learn ten times as fast as the pretrained ones, and the first
-# three stages, half of the work, left as they are. What is that worth? Beside them stands a small network with fresh weights, on images of half
+# All of them start from {py:func}`~fgvc_lib.fine_tuning.fine_tuning`: a pretrained network, new layers that learn ten times as fast as the pretrained ones, and the first
+# three stages, half of the computation, frozen. What is pretraining worth? To find out we also train a small network from scratch, on images of half
 # the size and for more epochs, which takes about as long.
 
 # %% tags=["experiment"]
@@ -368,7 +369,7 @@ for seed in seeds:
     networks[seed] = study.live(f"seed {seed}", variants)
     frames.append(study.live_frame(networks[seed]))
 
-# %% tags=["table"]
+# %% tags=["table", "hide-input"]
 number = len(photos.classes)
 trained = networks[seeds[0]]
 columns = {"training accuracy, %": "train_accuracy", "validation, %": "val_accuracy"}
@@ -380,7 +381,7 @@ show_table(
     * (len(seeds) > 1),
 )
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 figure, axes = plt.subplots(
     1,
     len(trained),
@@ -416,17 +417,16 @@ axes[-1].legend(loc="lower right", fontsize=9)
 show(
     figure,
     name="fig-own-curves",
-    caption="Accuracy during training. A training curve near the top over a much "
-    "lower validation curve asks for more images or more augmentation; two curves "
-    "that still rise ask for more epochs; two low, flat ones for another learning "
-    "rate or larger images.",
+    caption="Accuracy during training. If training is near the top and validation far "
+    "below it, add images or augmentation. If both still rise, train longer. If both "
+    "are low and flat, try another learning rate or larger images.",
     alt="Accuracy over epochs for each method: a training and a validation curve.",
 )
 
 # %% [markdown]
-# Which one? All have been asked about the *same* validation images, so count those on which two methods differ: where only one is right, $b$ images for one method and
-# $c$ for the other. If the methods were equally good, each of these would be the toss of a coin (McNemar's test). If the chance of so uneven a split is
-# not small, so few images cannot tell the two apart, and the simpler one is the choice.
+# Which one should you take? All methods answered for the *same* validation images. So count the images on which exactly one of two methods is right: $b$ images for one method and
+# $c$ for the other. If the methods were equally good, each of these images would be the toss of a coin (McNemar's test {footcite:p}`mcnemar1947note`). Unless a split as uneven as this is
+# unlikely by chance, these images cannot tell the two apart, and we take the simpler one.
 
 
 # %% tags=["output"]
@@ -461,13 +461,13 @@ if "from scratch" in right:
     print(f"{first}, pretrained, minus from scratch: {gain:+.1f} points of validation")
 
 # %% [markdown]
-# The chapter goes on with the method that this rule chose, whichever it is. The test images had no say in it.
+# The rest of the chapter uses the method that this rule chose. The test images had no say in it.
 #
 # ## One new picture
 #
-# `model.pt` in the folder of a run holds weights, classes, sizes and normalization: all that a new picture needs. From scratch it is: read,
-# square, normalize, network, softmax. Reading is more than decoding: a phone stores a picture as the sensor lay and notes in its EXIF data how to turn it;
-# other files have transparent pixels, a palette or 16 bits. Training and use must do the same with them, so there is one preparation for both, `Predictor.prepare`.
+# `model.pt` in the folder of a run holds weights, classes, sizes and normalization: all that a new picture needs. From scratch the steps are: read,
+# resize to a square, normalize, network, softmax. Reading is more than decoding. A phone stores a picture as the sensor saw it and notes in its EXIF data how to rotate it.
+# Other files have transparent pixels, a palette or 16 bits. Training and use must treat them alike, so both share one function, `Predictor.prepare`.
 
 # %% tags=["output"]
 photos = load("folder", **variants[choice].data_args)  # at the chosen network's size
@@ -497,7 +497,7 @@ named = zip(best.values.tolist(), best.indices.tolist(), strict=True)
 print(f"{short(file)}: {', '.join(f'{info.classes[c]} {p:.1%}' for p, c in named)}")
 
 # %% [markdown]
-# The same picture as a phone would store it, on its side with a note:
+# The same picture as a phone would store it, on its side and with a note:
 
 # %%
 stored = read_image(file).transpose(Image.Transpose.ROTATE_90)
@@ -517,11 +517,13 @@ torch.testing.assert_close(turned.probabilities, found.probabilities)
 logits, labels = predict(method, photos, "test")
 predicted = logits.argmax(1)
 accuracy = float((predicted == labels).float().mean())
-error = math.sqrt(accuracy * (1 - accuracy) / len(labels))
-print(f"{100 * accuracy:.1f} % of {len(labels)} images, ± {196 * error:.1f} points")
+test_error = math.sqrt(accuracy * (1 - accuracy) / len(labels))
+print(
+    f"{100 * accuracy:.1f} % of {len(labels)} images, ± {196 * test_error:.1f} points"
+)
 print(f"at random {100 / number:.1f} %")
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 counts_of = confusion(labels, predicted, number)  # (true, predicted)
 assert counts_of.sum() == len(labels)
 assert counts_of.diagonal().sum() == (predicted == labels).sum()
@@ -530,8 +532,8 @@ show(
     figure,
     name="fig-own-confusion",
     caption="Which class is taken for which: test images by true and predicted class. "
-    "A bright pair on both sides of the diagonal is a pair of classes that wants more "
-    "images, larger images, or one name.",
+    "A bright pair on both sides of the diagonal is a pair of classes that needs more "
+    "images, larger images, or one common name.",
     alt="A matrix of counts, true classes in rows and predicted classes in columns, "
     "with most of the counts on the diagonal.",
 )
@@ -539,16 +541,15 @@ show(
 # %% [markdown]
 # ## Where did it look?
 #
-# Any of the methods can be asked: at which positions of the last map $F$ `(C, h, w)` does the logit $z_c$ of a class get its evidence? The gradient says how much the
-# logit would grow with each value of the map; gradient times value, summed over the channels, is what each position gave
-# (HiResCAM, Draelos and Carin, 2020; Grad-CAM, which averages the gradient over the positions first, blurs this where a network pools by the maximum):
+# At which positions $(u, v)$ of the last map $F$, of shape `(C, h, w)`, does the logit $z_c$ of a class $c$ get its evidence? The question makes sense for every method. The gradient says how much the
+# logit would grow with each value of the map. Gradient times value, summed over the channels $k$, is what each position contributed.
+# This is HiResCAM {footcite:p}`draelos2020hirescam`. Grad-CAM {footcite:p}`selvaraju2017gradcam` averages the gradient over the positions first, which blurs the map of a network that pools by the maximum.
 #
 # $$
 # M_c(u, v) = \operatorname{ReLU}\Bigl(\sum_k \frac{\partial z_c}{\partial F_{k,u,v}}\, F_{k,u,v}\Bigr) .
 # $$ (eq-own-evidence)
 #
-# First, pictures that were
-# named rightly, with the map of that class:
+# First, pictures that were classified correctly, with the map of their class:
 
 # %%
 test_pixels = torch.from_numpy(np.asarray(photos.test.images))  # (N, 3, S, S) uint8
@@ -578,7 +579,7 @@ hits = [
     for c in some  # the surest right answer of each class
 ]
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 figure, axes = plt.subplots(2, len(some), figsize=(9.4, 2.9), squeeze=False)
 for column, i in zip(axes.T, hits, strict=True):
     if i is not None:
@@ -594,17 +595,17 @@ show(
     figure,
     name="fig-own-overlays",
     caption="The most confident right answer of each class, and the map of that class "
-    "over it, each map on its own scale from dark to bright. Is the bright spot on "
-    "what tells the class, or on the background it was photographed before?",
+    "over it, each map on its own scale from dark to bright. Is the bright spot on the "
+    "discriminative part, or on the background?",
     alt="A test image of each class, and below each the same image tinted by the map "
     "of its class, with the predicted probability.",
 )
 
 # %% [markdown]
-# A map says where in the image the last layer found evidence for a class, in cells of a coarse grid; not what it saw there, nor that it would have missed it elsewhere. The pictures to study are the
-# **most confident mistakes**. For each, we lay the map of the class it was taken for beside the map of the class it is.
+# A map says where the last layer found evidence for a class, on a coarse grid. It does not say what the network saw there, or whether it would have missed it elsewhere. The pictures to study are the
+# **most confident mistakes**. For each of them we show the map of the predicted class beside the map of the true class.
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 wrong = [int(i) for i in sure if labels[i] != predicted[i]][:4]
 figure, axes = plt.subplots(
     max(len(wrong), 1),
@@ -664,18 +665,18 @@ for i in wrong:
     print(f"{short(files['test'][i])}: taken for {taken} at {confidence[i]:.0%}")
 
 # %% [markdown]
-# Go through this list by file name before you tune anything. In real folders it holds wrong labels, two objects in one picture, crops that lost the telling part, and classes that should be one.
+# Open the files in this list before you tune anything. In real folders you find wrong labels among them, two objects in one picture, crops that lost the discriminative part, and classes that should be one.
 #
 # ## How sure is it, and when should it abstain?
 #
-# A network's largest probability need not be how often it is right. **Temperature scaling** divides the logits by one number, fitted on validation images:
+# A network that says 90 % is not always right in 90 % of such cases. **Temperature scaling** {footcite:p}`guo2017calibration` divides the logits $z$ by one number $T$, fitted on the validation images $x_i$ with their labels $y_i$:
 #
 # $$
 # p_T = \operatorname{softmax}(z / T), \qquad T = \arg\min_T \; -\!\!\sum_{i \in \text{val}} \log p_T(y_i \mid x_i) .
 # $$ (eq-own-temperature)
 #
-# It changes no prediction. $T > 1$ says that the network was *over*confident, surer than it was right, and pulls the probabilities together; $T < 1$ says that it was *under*confident,
-# less sure than it was right, and pushes them apart. The left of {numref}`fig-own-calibration` shows test images before and after. With few validation images $T$ is itself uncertain: where the gap on
+# It changes no prediction. $T > 1$ means that the network was *over*confident, surer than it was right, and pulls the probabilities together. $T < 1$ means that it was *under*confident,
+# less sure than it was right, and pushes them apart. The left of {numref}`fig-own-calibration` shows test images before and after. With few validation images $T$ is itself uncertain: if the gap on
 # new images does not shrink, keep $T = 1$. With probabilities that can be trusted one can **abstain**: answer only above a threshold $\tau$, and send the rest to a human. We take the lowest
 # threshold that gives the `wanted` fraction of right answers *on validation images*, and see what it does on test images.
 
@@ -702,7 +703,7 @@ taus, _, kept_right = answered(val_logits, val_labels)
 good = (kept_right >= wanted).nonzero().flatten()
 tau = float(taus[good[-1]]) if len(good) else 1.0
 
-# %% tags=["figure"]
+# %% tags=["figure", "hide-input"]
 figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.6))
 for t, color, mark, name in (
     (1.0, COLORS[1], "s--", "as trained"),
@@ -747,38 +748,38 @@ axes[1].set(
 show(
     figure,
     name="fig-own-calibration",
-    caption="Left: confidence against the fraction that is right, six groups of "
-    "equally many test images with standard errors; on the line, confidence "
-    "is what it says. Right: answering only the surest images. The star is "
-    "the threshold chosen on validation images, the dotted line what it was "
-    "chosen for.",
+    caption="Left: confidence against the fraction that is right, for six groups of "
+    "equally many test images, with standard errors. On the line the confidence is "
+    "correct. Right: answering only the surest images. The star is the threshold "
+    "chosen on validation images, and the dotted line the goal it was chosen for.",
     alt="Two plots. Left, a reliability diagram before and after temperature scaling "
     "beside the diagonal. Right, accuracy among answered images against the fraction "
     "answered, with the chosen threshold marked.",
 )
 
 # %% [markdown]
-# What a threshold does *not* do is notice what belongs to no class. A softmax shares out all of its probability among the classes it knows, so show it some strangers. On this
-# page these are birds of the four classes that were left out of the folder.
+# A threshold does *not* notice pictures that belong to no class. A softmax gives all of its probability to the classes it knows. So we show it some strangers: on this
+# page, birds of the four classes that were left out of the folder.
 
 # %% tags=["output"]
-shown_to = {"test images": files["test"]}
+shown_to, trusted = {"test images": files["test"]}, {}
 if drawn:
     strangers = sorted(Path("strangers").glob("*/*.png"))
     shown_to["strangers"] = strangers[:: max(1, drawn_per_class // 16)]
 for name, these in shown_to.items():
     p = torch.stack([x.probabilities for x in predictor.stream(these)])
     p = (p.log() / temperature).softmax(1).amax(1)
-    given = float((p >= tau).float().mean())
-    print(f"{name:<12} {len(these):>4}: {given:.0%} answered, mean p {p.mean():.2f}")
+    trusted[name] = float((p >= tau).float().mean())
+    print(f"{name:<12} {len(these):>4}: {trusted[name]:.0%} answered", end=", ")
+    print(f"mean p {p.mean():.2f}")
 
 # %% [markdown]
-# If strangers will come, give them a class: a folder `none of these` with what your camera will also see.
+# If you expect strangers, give them a class: a folder `none of these` with whatever else your camera will see.
 #
 # ## A file that runs without this library
 #
-# {py:func}`fgvc_lib.export.export` writes the prediction as a graph, with the normalization inside: pixels in $[0, 1]$ in, logits out, any number of images at once. It opens the file again
-# and keeps it only if it computes what the method computes. We check it once more, on test images.
+# {py:func}`fgvc_lib.export.export` writes the prediction as a graph, with the normalization inside. It takes any number of images with pixels in $[0, 1]$ and returns logits. `export` opens the file again
+# and keeps it only if it computes the same as the method. We check it once more, on test images.
 
 # %% tags=["output"]
 batches = [test_pixels[:n].float() / 255 for n in (1, 2, 5)]  # any number of images
@@ -795,8 +796,8 @@ print(f"birds.pt2, {size:.2f} MB: equal to the method for 1, 2 and 5 images")
 print(f"classes: {', '.join(json.loads(notes['info.json'])['classes'])}")
 
 # %% [markdown]
-# A `.pt2` needs torch. An **ONNX** file needs nothing of the kind: it runs in ONNX Runtime, on phones, in browsers, from other languages. The packages that write and run it are an extra,
-# `pip install fgvc-lib[export]`; without them the next cell says so, and the chapter goes on.
+# A `.pt2` file needs torch. An **ONNX** file does not: it runs in ONNX Runtime, on phones, in browsers and from other languages. The packages that write and run it are an extra,
+# `pip install fgvc-lib[export]`. Without them the next cell says so, and the chapter continues.
 
 # %% tags=["output"]
 try:
@@ -832,8 +833,8 @@ except ModuleNotFoundError as missing:
 # %% [markdown]
 # ## The same on the command line
 #
-# Everything above without a line of Python. On a folder of photographs it begins with `fgvc train my_birds`, which is what this page did with its first method, for a few more epochs.
-# Any other settings go into a YAML file; what it leaves out has the library's defaults.
+# All of this also works without a line of Python. With a folder of photographs you begin with `fgvc train my_birds`, which does what this page did with its first method, for a few more epochs.
+# Any other settings go into a YAML file. Whatever it leaves out has the library's defaults.
 
 # %% tags=["output"]
 defaults = Config().to_dict()
@@ -846,9 +847,9 @@ assert Config.from_yaml("run.yaml") == config
 print(Path("run.yaml").read_text())
 
 # %% [markdown]
-# `fgvc train` finds the finished run in the copy of its folder, so here it has only to evaluate. `fgvc` below is the command of that name, called from within the notebook. `train` and
-# `evaluate` print JSON, made to be read by programs; `predict` does so with `--format json`. `evaluate` also writes a **report**, one HTML file with the worst classes, the pairs that are confused most
-# with their pictures, and the calibration. `neighbors` answers the field's *why?*: which training images does the network find most like this one?
+# `fgvc train` finds the finished run in the copy of its folder, so here it only has to evaluate. `fgvc` below is the command of that name, called from within the notebook. `train` and
+# `evaluate` print JSON for programs to read; `predict` does so with `--format json`. `evaluate` also writes a **report**: one HTML file with the worst classes, the pairs that are confused most,
+# with their pictures, and the calibration. `neighbors` shows which training images the network finds most like a new one, which often explains an answer.
 
 
 # %% tags=["output"]
@@ -876,59 +877,126 @@ fgvc("export", home, "birds.pt2")
 assert len(list(Path("looked").glob("*.png"))) >= len(files["test"][:3])
 
 # %% [markdown]
-# `report-…` in the run's folder opens in a browser, and `looked/` holds the three pictures with the method's own map over them: the mean of its attention maps, or of the last features where it has none. Several GPUs, mixed precision, other methods and data sets are
-# settings of the same command: `fgvc train --help`, `fgvc methods`, `fgvc datasets`.
+# `report-…` in the run's folder opens in a browser. `looked/` holds the three pictures with the method's own map over them: the mean of its attention maps, or of the last features if it has none. Several GPUs, mixed precision, other methods and other data sets are
+# settings of the same command; see `fgvc train --help`, `fgvc methods` and `fgvc datasets`.
 #
 # | You want | Say in the file, or after `--set` |
 # | --- | --- |
 # | rare classes to count as much as frequent ones | `class_weights: balanced`, or `balanced_batches: true` |
-# | the best epoch, and no epochs in vain | `keep: best`, `patience: 5` |
+# | the best epoch, and a stop when nothing improves | `keep: best`, `patience: 5` |
 # | more epochs of a finished run, or its weights for other classes | `start: run` |
-# | pictures in their proportions, not squeezed into squares | `data_args.letterbox: true` |
+# | pictures that keep their proportions instead of being squeezed into squares | `data_args.letterbox: true` |
 # | pictures turned or upside down | `rotation`, `vertical_flip` in `data_args.augment` |
 # | every layer to learn, the lower ones more slowly | `frozen_stages: 0`, `layer_decay: 0.8` |
 # | AdamW | `optimizer: adamw`, `lr: 0.001` |
-# | fresh weights | `fgvc train my_birds --no-pretrained` |
+# | training from scratch | `fgvc train my_birds --no-pretrained` |
 #
 # From Python, `augment` also takes transforms of your own, such as torchvision's: `fit(config, data=dataclasses.replace(data, augment=("flip", my_transform)))`.
 #
 # ## Before you rely on it
 #
-# 1. Test images from **another day, camera, place or person** than the training images: what a random split of one session promises is seldom kept.
-# 2. Every class alone: the accuracy of rare classes hides behind that of the frequent ones ({numref}`fig-own-confusion`, row by row).
-# 3. The list of mistakes, by eye. Then the right answers for the wrong reason: maps on the background, on a watermark, on the photographer's hand.
-# 4. How often the threshold abstains, and what happens then.
-# 5. The same preparation in training and use. Here the export carries the normalization; resizing to the square is left to you.
+# 1. Test on images from **another day, camera, place or person** than the training images. A random split of one session promises too much.
+# 2. Look at every class by itself. Frequent classes hide the accuracy of rare ones ({numref}`fig-own-confusion`, row by row).
+# 3. Go through the mistakes by eye. Then look for right answers with a wrong reason: maps on the background, on a watermark, on the photographer's hand.
+# 4. Know how often the threshold abstains, and what happens then.
+# 5. Prepare pictures in the same way in training and use. Here the export contains the normalization, and resizing to the square is left to you.
 #
+# ## What we found
+
+# %% tags=["hide-input"]
+tell(
+    "1. The check of thumbnails found {pairs} pairs of pictures across splits at a "
+    "similarity of {least} or more.",
+    pairs=len(pairs),
+    least=least,
+)
+if "from scratch" in right:
+    tell(
+        "2. On the validation images the pretrained network is {gain:.1f} points "
+        "{word} a small network that was trained from scratch for about as long.",
+        gain=abs(gain),
+        word="above" if gain > 0 else "below",
+    )
+tell(
+    "3. The rule chose `{choice}`, which classifies {accuracy:.1f} % of {n} test "
+    "images correctly, ± {error:.1f} points; guessing would give {chance:.1f} %.",
+    choice=choice,
+    accuracy=100 * accuracy,
+    n=len(labels),
+    error=196 * test_error,
+    chance=100 / number,
+)
+tell(
+    "4. The best temperature on the validation images is {t:.2f}, so the network is "
+    "{direction}confident there.",
+    t=temperature,
+    direction=direction,
+)
+tell(
+    "5. With a threshold that gives {wanted:.0f} % right answers on validation images, "
+    "the network answers for {given:.0f} % of the test images and is right on "
+    "{kept:.0f} % of these.",
+    wanted=100 * wanted,
+    given=100 * trusted["test images"],
+    kept=100 * float(is_right[at]) if at >= 0 else None,
+)
+if "strangers" in trusted:
+    tell(
+        "6. It also answers for {given:.0f} % of the pictures whose class it has never "
+        "seen: a threshold does not detect strangers.",
+        given=100 * trusted["strangers"],
+    )
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. **A learning curve.** Train with `per_class` of 5, 10, 20 and all images. Plot validation accuracy against the number of images, its axis logarithmic. What does it promise for twice as many?
+# 1. **Code: a learning curve.** Train with `per_class` of 5, 10, 20 and all images. Plot validation accuracy against the number of images on a logarithmic axis. What does the curve promise for twice as many images?
 #
-# ```{dropdown} Solution
-# Set `per_class` for each n; the validation and test images stay the same. A line that still rises at its right end promises
-# more from more images; a flat one says that images are not what is missing. One seed a point is noisy: take three.
+# ````{dropdown} Solution
+# ```python
+# for n in (5, 10, 20, None):
+#     few = {} if n is None else {"per_class": n}
+#     run = study.live(f"{n} a class", {"baseline": vary(base, data_args=few)})
+#     print(n, run["baseline"].record.history[-1]["val_accuracy"])
 # ```
+#
+# The validation and test images stay the same. A line that still rises at its right end promises
+# more from more images; a flat one says that something else is missing. One seed for each point is noisy, so take three.
+# ````
 #
 # 2. **Leakage, on purpose.** Keep the edited copies, and write 200 more. What happens to test accuracy, and what to accuracy on the images without a copy?
 #
 # ```{dropdown} Solution
-# The first rises: a copied test image has been trained on. The second hardly moves. The difference is what the leak is worth, and no one who sees only the first number
+# The first rises, because a copied test image was in the training set. The second hardly moves. The difference is what the leak is worth, and nobody who sees only the first number
 # can know it.
 # ```
 #
-# 3. **Maps in the file.** Export a model that returns the maps of the predicted class as well.
+# 3. **Code: maps in the file.** Export a model that returns the maps of the predicted class as well.
 #
-# ```{dropdown} Solution
-# Wrap the method in a module whose `forward` returns `out.logits, out.maps["attention"]`, in evaluation mode, and call
-# `torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=True)`; then
-# `torch.onnx.export(program, dynamo=True)`. The maps are `(B, ξ, h, w)`.
+# ````{dropdown} Solution
+# ```python
+# class WithMaps(torch.nn.Module):
+#     def __init__(self, method):
+#         super().__init__()
+#         self.method = method.eval()
+#
+#     def forward(self, images):  # (B, 3, S, S)
+#         out = self.method(images)
+#         return out.logits, out.maps["attention"]  # (B, classes), (B, ξ, h, w)
+#
+#
+# batch = {0: torch.export.Dim("batch")}
+# program = torch.export.export(WithMaps(method), (images,), dynamic_shapes=(batch,))
 # ```
 #
-# 4. **Why not choose τ on the test images?** Do it, over 200 random halves of them, and measure on the other half.
+# Methods without attention maps, such as the plain network, have `out.maps["features"]` instead. `torch.onnx.export(program, dynamo=True)` turns the program into ONNX.
+# ````
+#
+# 4. **Why not choose τ on the test images?** Do it on 200 random halves of them, and measure on the other half.
 #
 # ```{dropdown} Solution
-# On the half it was chosen on, the wanted 95 % are met by construction; on the other half they are met about every second time, and missed by more the fewer images there are: the trap of the primer's
-# section on choosing, in another dress.
+# On the half that chose τ, the wanted 95 % are reached by construction. On the other half they are missed about every second time, and by more the fewer images there are. It is
+# {ref}`the trap of the primer <primer-trap>` again.
 # ```
 #
 # ## References

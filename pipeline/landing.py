@@ -14,11 +14,11 @@ PLAIN = "plain, linear head"
 def page() -> str:
     """In markdown: how the claims fared, and on each data set the plain network and the best method."""
     verdicts = Counter(ledger.judge(claim).verdict for claim in ledger.claims() if claim.kind == "measured")
-    counts = [f"{verdicts['not reproduced']} are not", f"{verdicts['inconclusive']} are inconclusive"]
-    counts += [f"{verdicts['not measured yet']} not measured yet"] * (verdicts["not measured yet"] > 0)
+    others = ("not reproduced", "inconclusive", "not measured yet")
+    counts = ", ".join(f"{verdicts[name]} {name}" for name in others if verdicts[name])
     lines = [
-        f"Of the {sum(verdicts.values())} claims that runs can test, **{verdicts['reproduced']} are reproduced** here, "
-        f"{' and '.join(counts)} ({{doc}}`/notebooks/08_evidence`).",
+        f"Of the {sum(verdicts.values())} claims that runs can test, **{verdicts['reproduced']} are reproduced** here. "
+        f"The others: {counts} ({{doc}}`/notebooks/08_evidence`).",
         "",
     ]
     for title, runs in comparisons().items():
@@ -26,7 +26,5 @@ def page() -> str:
         if plain and len(methods):
             best = str(methods.groupby("variant")["test_accuracy"].mean().idxmax())
             start = title[0].upper() + title[1:]
-            lines.append(
-                f"- {start}: the plain network is right in {plain} of the cases, {best} in {level(methods, best)}."
-            )
+            lines.append(f"- {start}: the plain network classifies {plain} correctly, {best} {level(methods, best)}.")
     return "\n".join(lines) + "\n"

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from fgvc_study.benchmarks import device
 from pipeline.project import ROOT
 
 TIMES = ("seconds", "timing")
@@ -61,23 +62,22 @@ def targets(wanted: Path, records: Sequence[Mapping[str, Any]]) -> str:
         found: list[Mapping[str, Any] | None] = [r for r in of_it if _kind(r) == target["device"]]
         for record in found or [None]:
             if record is None:
-                device, measured, met = target["device"].upper(), "", "not measured yet"
+                on, measured, met = target["device"].upper(), "", "not measured yet"
             else:
                 value = _number(record, target["key"], target["what"])
                 if "per" in target:
                     value /= _number(record, target["per"], target["what"])
-                device, measured = _device(record) if target["device"] == "gpu" else "CPU", f"{value:.{SHOWN}g}"
+                on, measured = device(record), f"{value:.{SHOWN}g}"
                 met = "yes" if (value >= bound if side == "at_least" else value <= bound) else "**no**"
                 met += " (a trial)" if str(record.get("note", "")).startswith("trial") else ""
             lines.append(
-                f"| {_title(target['record'])} | {target['what']} | {device} | {sign} {bound:g} | {measured} | {met} |"
+                f"| {_title(target['record'])} | {target['what']} | {on} | {sign} {bound:g} | {measured} | {met} |"
             )
     return "\n".join([*lines, ""])
 
 
 def _kind(record: Mapping[str, Any]) -> str:
-    device = record.get("device")
-    return "gpu" if isinstance(device, Mapping) and device.get("type") == "cuda" else "cpu"
+    return "gpu" if record["device"]["type"] == "cuda" else "cpu"
 
 
 def _number(record: Any, key: list[str | int], what: str) -> float:
@@ -136,22 +136,13 @@ def _times(value: Any) -> dict[str, Any]:
     return {key: number for key, number in value.items() if isinstance(number, int | float)}
 
 
-def _device(record: Mapping[str, Any]) -> str:
-    device = record.get("device", "")
-    if not isinstance(device, Mapping):
-        return str(device)
-    threads = f", {device['count']} thread{'s' * (device['count'] != 1)}" if device.get("type") == "cpu" else ""
-    return f"{device.get('name', '')}{threads}"
-
-
 def _section(path: Path, record: Mapping[str, Any]) -> str:
     name = path.stem.split("-")[0]
-    device, versions = _device(record), record.get("versions", {})
-    facts = [device, f"torch {versions.get('torch', record.get('torch', ''))}"]
+    facts = [record["device"]["name"], f"torch {record['versions']['torch']}"]
     if record.get("commit"):
         facts.append(f"commit `{record['commit'][:10]}`{' with changes' * bool(record.get('dirty'))}")
     facts += [str(record[key]) for key in ("date", "note") if record.get(key)]
-    lines = [f"## {_title(name)}, {device}", "", question(name), ""]
+    lines = [f"## {_title(name)}, {device(record)}", "", question(name), ""]
     if "growth" in record:
         lines += _growth(record["growth"])
     elif "methods" in record:

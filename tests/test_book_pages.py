@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fgvc_study import findings, ledger
 from pipeline import project, reference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,6 +128,8 @@ def test_every_discrepancy_says_how_sure_what_we_do_and_where_it_is_shown(title)
     body = " ".join(ENTRIES[title].split())
     said, ours = body.split("*Here:*")
     ours, shown = ours.split("*Shown:*")
+    shown, severity = shown.split("*Severity:*")
+    assert severity.strip() in ("changes numbers.", "changes meaning.", "cosmetic.")
     assert re.search(r"\((?:[^()]*\b)?(paper|code|log|readme|issue|computed|quoted)\b[^()]*\)", said), "how sure"
     assert ours.strip()
     tests, chapters = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", shown), re.findall(r"{doc}`/notebooks/(\w+)`", shown)
@@ -135,6 +138,26 @@ def test_every_discrepancy_says_how_sure_what_we_do_and_where_it_is_shown(title)
     assert set(chapters) <= PLANNED
     for path, name in tests:
         assert name in names_of_tests(path), f"{path}::{name}"
+
+
+MEASURED = re.compile(r"“(.+?)” is \*\*(.+?)\*\* “(.+?)” \(`(\w+)/(\w+/\w+)`, {ref}`numbers <([\w-]+)>`\)")
+
+
+def test_what_was_measured_of_a_discrepancy_is_what_the_records_say():
+    found = MEASURED.findall(read("discrepancies.md"))
+    assert len(found) == read("discrepancies.md").count("(`quick/") + read("discrepancies.md").count("(`photos/") > 15
+    for a, word, b, profile, experiment, _ in found:
+        difference = findings.difference(ledger.recorded(experiment, profile)[0], a, b)
+        assert difference is not None, f"{experiment}: no seed has both {a} and {b}"
+        assert difference.word == word, f"{experiment}: {a} is {difference.word} {b} ({difference})"
+
+
+def test_the_numbers_of_a_discrepancy_are_where_its_link_leads():
+    for name in re.findall(r"{ref}`numbers <([\w-]+)>`", read("discrepancies.md")):
+        holders = [
+            c for c in PLANNED if f"# ({name})=\n" in (ROOT / "notebooks" / f"{c}.py").read_text(encoding="utf8")
+        ]
+        assert len(holders) == 1, name
 
 
 # ---- notation

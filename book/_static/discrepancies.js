@@ -1,4 +1,4 @@
-// Filters the entries of the page of discrepancies by words, by paper and by how sure we are of what they say.
+// Filters the entries of the page of discrepancies by words, paper, severity and how sure we are of what they say.
 const article = document.querySelector("article");
 const entries = [...article.querySelectorAll("dl > dt")].map((term) => {
   const text = term.nextElementSibling;
@@ -9,6 +9,7 @@ const entries = [...article.querySelectorAll("dl > dt")].map((term) => {
     words: (term.textContent + " " + text.textContent).toLowerCase(),
     paper: term.closest("section").querySelector("h2").firstChild.textContent.trim(),
     sources: said ? said[1].split(", ") : [],
+    severity: text.querySelector("p:last-of-type").textContent.replace("Severity: ", "").replace(".", "").trim(),
   };
 });
 
@@ -28,6 +29,7 @@ const labelled = (text, control) => {
 const form = Object.assign(document.createElement("form"), { className: "discrepancy-filter" });
 const words = labelled("Words", Object.assign(document.createElement("input"), { type: "search", className: "form-control" }));
 const paper = choice("Paper", entries.map((entry) => entry.paper));
+const severity = choice("Severity", entries.map((entry) => entry.severity));
 const source = choice("Read in", entries.flatMap((entry) => entry.sources));
 const count = document.createElement("output");
 form.append(count);
@@ -39,6 +41,7 @@ const filter = () => {
     const fits =
       wanted.every((word) => entry.words.includes(word)) &&
       (!paper.value || entry.paper === paper.value) &&
+      (!severity.value || entry.severity === severity.value) &&
       (!source.value || entry.sources.includes(source.value));
     entry.term.hidden = entry.text.hidden = !fits;
     shown += fits;

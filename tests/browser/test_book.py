@@ -474,6 +474,19 @@ def test_the_discrepancies_can_be_filtered(site, tab, traffic):
     tab.get_by_label("Read in", exact=True).select_option("computed")
     assert 0 < terms.count() < all_of_them
     assert count.inner_text() == f"{terms.count()} of {all_of_them} differences"
+    severity = tab.get_by_label("Severity", exact=True)
+    kinds = ["all", "changes numbers", "changes meaning", "cosmetic"]
+    assert severity.locator("option").all_inner_texts() == kinds
+    tab.get_by_label("Paper", exact=True).select_option("")
+    tab.get_by_label("Read in", exact=True).select_option("")
+    counts = []
+    for kind in kinds[1:]:
+        severity.select_option(kind)
+        counts.append(terms.count())
+        texts = tab.locator("article dl > dd:visible").all_inner_texts()
+        assert all(text.strip().endswith(f"Severity: {kind}.") for text in texts)
+    assert min(counts) > 0
+    assert sum(counts) == all_of_them
 
 
 LIVE = "book/live.html"

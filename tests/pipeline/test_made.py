@@ -95,13 +95,17 @@ def test_candidates_that_took_turns():
 
 
 def test_a_section_names_question_device_and_version(tmp_path):
-    record = {"device": "CPU, 1 thread", "torch": "2.15", "seconds": {"a": {"median": 0.0123, "fastest": 1.5}}}
+    record = {
+        "device": {"type": "cpu", "name": "A CPU", "count": 1},
+        "versions": {"torch": "2.15"},
+        "seconds": {"a": {"median": 0.0123, "fastest": 1.5}},
+    }
     (tmp_path / "roi_pyramid-cpu.json").write_text(json.dumps(record))
     text = performance.page(tmp_path)
-    assert "## Roi pyramid, CPU, 1 thread" in text
+    assert "## Roi pyramid, one CPU thread" in text
+    assert "A CPU; torch 2.15" in text
     assert performance.question("roi_pyramid") in text
     assert "| a | 12.3 ms | 1.5 s |" in text
-    assert "torch 2.15" in text
     assert performance.page(tmp_path / "none") == "Nothing has been measured yet.\n"
 
 

@@ -20,6 +20,15 @@ def test_every_device_of_one_benchmark_and_no_other(tmp_path, monkeypatch):
     assert benchmarks.records("none") == []
 
 
+def test_a_device_is_named_by_its_threads_or_by_its_name():
+    def named(**device):
+        return benchmarks.device({"device": device})
+
+    assert named(type="cpu", name="A CPU", count=1) == "one CPU thread"
+    assert named(type="cpu", name="A CPU", count=2) == "2 CPU threads"
+    assert named(type="cuda", name="NVIDIA H", count=1) == "NVIDIA H"
+
+
 def test_the_committed_ones_by_default():
     for record in benchmarks.records("mutual_channel"):
         assert record["benchmark"] == "mutual_channel"

@@ -143,13 +143,16 @@ def test_a_forest_takes_colors_and_the_published_differences(axes):
     np.testing.assert_array_equal(diamonds.get_xdata(), [3.0, np.nan])
 
 
-def test_forests_have_their_rows_in_common():
+def test_forests_stand_below_each_other_and_share_an_axis():
     def rows(**effects):
         return pd.DataFrame({"effect": effects, "low": -1.0, "high": 4.0})
 
     drawn = figures.forests({"birds": rows(a=1.0, b=2.0), "photographs": rows(b=3.0, c=0.0)}, "points")
-    assert [ax.get_title() for ax in drawn.axes] == ["birds", "photographs"]
-    labels = [label.get_text() for label in drawn.axes[0].get_yticklabels()]
-    assert labels == ["a", "b", "c"]
-    right = drawn.axes[1].collections[1].get_offsets()
-    assert right[~right.mask.any(1)].tolist() == [[3.0, 1.0], [0.0, 0.0]]
+    assert [ax.get_title("left") for ax in drawn.axes] == ["birds", "photographs"]
+    above, below = drawn.axes
+    assert above.get_xlim() == below.get_xlim()
+    assert [ax.get_xlabel() for ax in drawn.axes] == ["", "points"]
+    assert [[text.get_text() for text in ax.get_yticklabels()] for ax in drawn.axes] == [["a", "b"], ["b", "c"]]
+    assert below.collections[1].get_offsets().tolist() == [[3.0, 1.0], [0.0, 0.0]]
+    assert drawn.get_figwidth() < 6  # as wide as one plot: legible on a phone
+    plt.close(drawn)
