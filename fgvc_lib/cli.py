@@ -410,6 +410,6 @@ def _status(error: Exception) -> int | None:
     import torch
 
     from fgvc_lib.export import ExportError
-    from fgvc_lib.train import NonFiniteLoss
+    from fgvc_lib.train import CompileError, NonFiniteLoss
 
-    return 1 if isinstance(error, (ExportError, NonFiniteLoss, torch.OutOfMemoryError)) else None
+    return 1 if isinstance(error, (CompileError, ExportError, NonFiniteLoss, torch.OutOfMemoryError)) else None

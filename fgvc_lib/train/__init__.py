@@ -9,10 +9,11 @@ from fgvc_lib.train.inference import Prediction, Predictor, image_files, write_e
 from fgvc_lib.train.machine import Stopped
 from fgvc_lib.train.model import build, check_settings, load_trained, run_folder
 from fgvc_lib.train.neighbors import Neighbors
-from fgvc_lib.train.trainer import Fitted, NonFiniteLoss, fit
+from fgvc_lib.train.trainer import CompileError, Fitted, NonFiniteLoss, fit
 
 __all__ = [
     "CheckpointError",
+    "CompileError",
     "Fitted",
     "Neighbors",
     "NonFiniteLoss",

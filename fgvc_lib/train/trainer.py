@@ -28,6 +28,10 @@ from fgvc_lib.train.schedule import learning_rate, start_phase, stretches, train
 from fgvc_lib.train.tables import changes, image_rows, write_table
 
 
+class CompileError(RuntimeError):
+    """``torch.compile`` does not work here, or not for this method."""
+
+
 class NonFiniteLoss(ArithmeticError):
     """A loss term, or a weight, became infinite or not a number.
 
@@ -99,6 +103,7 @@ def fit(
         ValueError: settings that do not fit together, the data or the device.
         NonFiniteLoss: a loss term became infinite or NaN; weights, centers and checkpoints are those before it.
         CheckpointError: ``folder`` holds another run.
+        CompileError: ``torch.compile`` was asked for and failed.
         Stopped: SIGTERM or Ctrl-C came; the run is saved.
     """
     if folder is None and (save_every is not None or tensorboard):
@@ -300,7 +305,7 @@ class Trainer:
             alone = isinstance(self.model, DistributedDataParallel) and not last  # gradients are exchanged once a step
             with cast(DistributedDataParallel, self.model).no_sync() if alone else nullcontext():
                 with self.precision.autocast():
-                    output: Output = self.model(x.contiguous(memory_format=torch.channels_last), y)
+                    output = self.forward(x.contiguous(memory_format=torch.channels_last), y)
                 terms = torch.stack([term.float() for term in output.terms.values()]) / count  # mean over micro-batches
                 right = (output.logits.detach().argmax(1) == y).float().mean() / count
                 total = total + torch.cat([terms.detach(), right[None]])  # (terms + 1,)
@@ -323,6 +328,23 @@ class Trainer:
         self.at.step += 1
         self.at.steps += 1
         return named, accuracy, stopping > 0
+
+    def forward(self, images: Tensor, labels: Tensor) -> Output:
+        """The method's output; compilation happens in the first step, and so do its errors."""
+        try:
+            return cast(Output, self.model(images, labels))
+        except RuntimeError as error:
+            if not self.config.compile:
+                raise
+            from torch._dynamo.exc import TorchDynamoException  # slow to import
+
+            if not isinstance(error, TorchDynamoException):
+                raise
+            cause = str(error.__cause__ or error).strip().splitlines()[0][:200]
+            raise CompileError(
+                f"torch.compile failed for {type(self.method).__name__} ({cause}): set compile to false, "
+                "or install what it needs (a C++ compiler for CPUs, Triton for GPUs)"
+            ) from error
 
     def end_epoch(self) -> dict[str, Any]:
         """Evaluate, and append the epoch's row to the history."""

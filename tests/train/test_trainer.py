@@ -16,7 +16,7 @@ from fgvc_lib.backbones import Backbone
 from fgvc_lib.config import Config
 from fgvc_lib.data import ImageData, Loader, Split
 from fgvc_lib.methods import METHODS, Method, Output, Phase
-from fgvc_lib.train import Fitted, NonFiniteLoss, build, evaluate, fit, load_trained, predict, trainer
+from fgvc_lib.train import CompileError, Fitted, NonFiniteLoss, build, evaluate, fit, load_trained, predict, trainer
 from fgvc_lib.train.evaluation import evaluation_mode
 
 SMALL: dict[str, Any] = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 8}}
@@ -353,6 +353,17 @@ def test_a_compiled_run_gives_the_same_weights(probe: type[Probe], monkeypatch: 
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f: compile(f, backend="eager"))
     assert same(run(compile=True, max_steps=2).method, run(max_steps=2).method)
+
+
+def test_failing_compilation_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise OSError("no compiler here")
+
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: compile(f, backend=broken))
+    with pytest.raises(CompileError, match=r"torch.compile failed for Baseline .* set compile to false") as caught:
+        run(compile=True, max_steps=1)
+    assert "\n" not in str(caught.value)
 
 
 def test_balanced_batches_reach_the_method_whole(monkeypatch: pytest.MonkeyPatch) -> None:
