@@ -232,7 +232,7 @@ def test_a_second_derivative_is_right_or_refused(make: Callable[..., Case], data
         torch.autograd.grad(sum(slope.sum() for slope in slopes if slope is not None), inputs, allow_unused=True)
     except RuntimeError:  # one of torch's own operators has none
         return
-    torch.autograd.gradgradcheck(case.layer, inputs, raise_exception=True)
+    torch.autograd.gradgradcheck(case.layer, inputs, fast_mode=True)  # by random projections: any size in seconds
 
 
 @every_layer
