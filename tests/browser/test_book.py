@@ -554,6 +554,18 @@ def test_networks_run_in_the_browser_as_they_do_in_python(site, tab, traffic):
     assert violations(tab, {"include": [[".live"]]}, {}) == []
 
 
+def test_where_webassembly_is_missing_the_still_picture_stays_and_says_why(site, browser):
+    context = browser.new_context(viewport=DESKTOP)
+    tab = context.new_page()
+    tab.route("**/runtime/*", lambda route: route.abort())
+    tab.goto(site + LIVE)
+    tab.get_by_role("button", name="Ask the networks").click()
+    tab.get_by_text("they need WebAssembly").wait_for()
+    assert tab.locator("[data-live=playground] img").is_visible()
+    assert tab.get_by_role("button", name="Ask the networks").is_enabled()
+    context.close()
+
+
 def test_a_file_that_is_no_picture_is_a_sentence(site, tab, traffic):
     traffic.page = LIVE
     tab.goto(site + LIVE)
