@@ -158,7 +158,7 @@ def check_arguments(
         options: another function, whose keyword arguments will do too.
 
     Returns:
-        The arguments as they are hinted: a tuple that came as a list, a dataclass that came as a mapping.
+        The arguments as they are hinted, such as a tuple that came as a list or a dataclass that came as a mapping.
 
     Raises:
         ValueError: one sentence that names the argument, what was expected and what came.

@@ -66,7 +66,7 @@ class Files:
 
 
 Classes = int | str | Sequence[str]
-"""Which classes to keep: the first so many, a list of names, or a file with a name a line."""
+"""Which classes to keep, as the first so many, a list of names, or a file with a name a line."""
 
 
 def data_root(root: str | Path = "") -> Path:
