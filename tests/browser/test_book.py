@@ -495,14 +495,18 @@ SMALL = 300_000  # bytes that the page that runs loads by itself, beside what ev
 
 def test_the_page_that_runs_is_small_until_it_is_asked(site, browser):
     sizes = {}
-    for page in (LIVE, "book/cite.html"):
+    for page in (LIVE, "book/notation.html"):
         context = browser.new_context(viewport=DESKTOP)
         tab = context.new_page()
         tab.goto(site + page, wait_until="networkidle")
+        if page == LIVE:
+            tab.get_by_role("button", name="Ask the networks").wait_for()
+            tab.locator("[data-live=center_loss] canvas").wait_for()
         entries = "performance.getEntriesByType('resource').map(e => [e.name, e.transferSize])"
         sizes[page] = dict(tab.evaluate(entries))
         context.close()
-    own = {name: size for name, size in sizes[LIVE].items() if name not in sizes["book/cite.html"]}
+    every = {name.partition("?")[0] for name in sizes["book/notation.html"]}
+    own = {name: size for name, size in sizes[LIVE].items() if name.partition("?")[0] not in every}
     assert any(name.endswith("playground.json") for name in own)
     assert not any("runtime" in name or name.endswith(".onnx") for name in own)
     assert sum(own.values()) < SMALL
@@ -600,14 +604,16 @@ def test_bumps_are_dragged_and_h_follows(site, tab, traffic):
     tab.goto(site + LIVE)
     part = tab.locator("[data-live=peaks]")
     h = lambda: float(re.search(r"h = ([\d.]+)", part.locator("output").inner_text())[1])  # noqa: E731
-    part.locator("svg").scroll_into_view_if_needed()
+    tab.locator("[data-live=center_loss] output").get_by_text("λ = 0:").wait_for()  # above, and now as high as it gets
     apart = h()
-    box = part.locator("svg").bounding_box()
     for start in (0.25, 0.75):
-        tab.mouse.move(box["x"] + start * box["width"], box["y"] + 50)
+        part.locator("svg").scroll_into_view_if_needed()
+        box = part.locator("svg").bounding_box()
+        tab.mouse.move(box["x"] + start * box["width"], box["y"] + box["height"] / 2)
         tab.mouse.down()
-        tab.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 50, steps=4)
+        tab.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + box["height"] / 2, steps=4)
         tab.mouse.up()
+    assert part.locator("input").evaluate_all("all => all.map(input => input.value)")[:3] == ["0.5"] * 3
     assert h() == pytest.approx(1, abs=0.1)
     assert apart > 2
     part.get_by_label("Height").fill("0")

@@ -61,6 +61,7 @@ export default (part) => {
     held.value = at(event);
     held.dispatchEvent(new Event("input"));
   });
+  picture.addEventListener("mousedown", (event) => event.preventDefault()); // selects nothing, drags nothing else
   for (const end of ["pointerup", "pointercancel"]) picture.addEventListener(end, () => { held = null; });
 
   for (const input of [...places, height]) input.addEventListener("input", show);
