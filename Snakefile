@@ -65,4 +65,3 @@ rule live:
         directory("build/live"),
     shell:
         f"{sys.executable} -m pipeline.live {{output}}"
-

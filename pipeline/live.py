@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fgvc_lib.config import Config
 from fgvc_lib.data.bird_drawing import PLAIN
 from fgvc_lib.data.synthetic import CLASSES, MARKS, birds
 from fgvc_lib.export import Deployable, write_program
-from fgvc_lib.layers.attention_sampler import axis_magnification, limit_magnification, sample_at, sampling_positions
+from fgvc_lib.layers.attention_sampler import axis_magnification, limit_magnification, magnified_grid, sample_at
 from fgvc_lib.layers.trilinear import average_map
 from fgvc_lib.methods import APCNN, TASN, Baseline, MutualChannel
 from fgvc_lib.train import load_trained
@@ -34,6 +35,7 @@ from pipeline.networks import FOLDER, NETWORKS
 from pipeline.project import parameters
 
 POINTS = 40  # of each digit
+SWEEPS = {"lambda": "weight", "alpha": "alpha"}  # of chapter 2, and the argument that each varies
 LIMITS = (1.0, 8.0)  # of the magnification along an axis
 
 
@@ -79,16 +81,14 @@ class SampledImage(Shown):
         """
         method = self.method
         assert isinstance(method, TASN)
-        height, width = method.input_size
         chosen = average_map(method.attend(self.normalized(images))[0])[:, 0]  # (B, h, w)
         rows, columns = axis_magnification(chosen)
-        y = sampling_positions(limit_magnification(rows, limit), height)  # (B, S)
-        x = sampling_positions(limit_magnification(columns, limit), width)
-        shape = (-1, height, width)
-        grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3) * 2 - 1
+        limited = limit_magnification(rows, limit), limit_magnification(columns, limit)
+        grid = magnified_grid(*limited, method.input_size)  # (B, S, S, 2)
         sampled = sample_at(images, grid)
         features = method.backbone(self.normalized(sampled))[method.backbone.last]
-        return method.master_head(features.mean((2, 3))), chosen[:, None], sampled, torch.stack([x, y], dim=1)
+        axes = (torch.stack([grid[:, 0, :, 0], grid[:, :, 0, 1]], dim=1) + 1) / 2  # (B, 2, S)
+        return method.master_head(features.mean((2, 3))), chosen[:, None], sampled, axes
 
 
 class PyramidMasks(Shown):
@@ -128,15 +128,21 @@ def network(name: str) -> tuple[Shown, dict[str, Any], dict[str, Tensor]]:
     return SHOWN[name](method, mean=info.mean, std=info.std).eval(), facts, inputs
 
 
-def accuracy(model: Shown, size: int, limit: float | None) -> float:
-    """Of a network, as it is shown, on the test birds."""
-    split = birds(image_size=size).test
-    right = 0
+def answer(model: Shown, facts: Mapping[str, Any], images: Tensor) -> tuple[Tensor, ...]:
+    """What a network gives for images ``(B, 3, S, S)`` in [0, 1], with the limit that it was trained with."""
+    limit = [torch.full((len(images), 1), facts["limit"]["value"])] if "limit" in facts else []
     with torch.inference_mode():
-        for start in range(0, len(split), 100):
-            images = torch.from_numpy(split.images[start : start + 100] / np.float32(255))
-            given = [images] if limit is None else [images, torch.full((len(images), 1), limit)]
-            right += int((model(*given)[0].argmax(1) == split.labels[start : start + 100]).sum())
+        outputs: tuple[Tensor, ...] = model(images, *limit)
+    return outputs
+
+
+def accuracy(model: Shown, facts: Mapping[str, Any]) -> float:
+    """Of a network, as it is shown, on the test birds."""
+    split = birds(image_size=facts["size"]).test
+    right = 0
+    for start in range(0, len(split), 100):
+        images = torch.from_numpy(split.images[start : start + 100] / np.float32(255))
+        right += int((answer(model, facts, images)[0].argmax(1) == split.labels[start : start + 100]).sum())
     return right / len(split)
 
 
@@ -146,8 +152,7 @@ def write_networks(folder: Path) -> dict[str, Any]:
     for name in NETWORKS:
         model, facts, inputs = network(name)
         write_program(model, inputs, model.outputs, folder / f"{name}.onnx", notes=json.dumps(facts))
-        limit = facts["limit"]["value"] if "limit" in facts else None
-        said[name] = facts | {"accuracy": accuracy(model, facts["size"], limit)}
+        said[name] = facts | {"accuracy": accuracy(model, facts)}
     return said
 
 
@@ -167,13 +172,7 @@ def center_loss() -> dict[str, Any]:
     raise ValueError("chapter 2 has no recorded features: train them with `python -m fgvc_study plan 02_center_loss`")
 
 
-SWEEPS: dict[str, Callable[[dict[str, Any]], float]] = {
-    "lambda": lambda arguments: float(arguments["weight"]),
-    "alpha": lambda arguments: float(arguments["alpha"]),
-}
-
-
-def _frames(variants: Any, setting: Callable[[dict[str, Any]], float]) -> list[dict[str, Any]]:
+def _frames(variants: Iterable[Sequence[Config]], setting: str) -> list[dict[str, Any]]:
     """One frame for each variant with a record, of its first seed; coordinates in thousandths of the panel."""
     frames = []
     for configs in variants:
@@ -186,16 +185,11 @@ def _frames(variants: Any, setting: Callable[[dict[str, Any]], float]) -> list[d
         points, centers = arrays["features_2d/test"], arrays["features_2d/centers"]
         middle = (points.max(0) + points.min(0)) / 2
         half = float(np.ptp(points, axis=0).max()) / 2  # both axes alike: round clusters stay round
-
-        def placed(where: np.ndarray, middle: np.ndarray = middle, half: float = half) -> list[list[int]]:
-            rounded: list[list[int]] = np.rint((where - middle) / half * 1000).astype(int).tolist()
-            return rounded
-
+        panel = {"points": points[chosen], "centers": centers}
         frames.append(
             {
-                "value": setting(configs[0].method_args),
-                "points": placed(points[chosen]),
-                "centers": placed(centers),
+                "value": float(configs[0].method_args[setting]),
+                **{name: np.rint((x - middle) / half * 1000).astype(int).tolist() for name, x in panel.items()},
                 "digits": labels[chosen].tolist(),
                 "accuracy": found.final["test_accuracy"],
                 "ratio": found.final["compactness/ratio"],
@@ -206,8 +200,8 @@ def _frames(variants: Any, setting: Callable[[dict[str, Any]], float]) -> list[d
     return frames
 
 
-def draw_stills(folder: Path) -> None:
-    """The pictures that stand where nothing moves."""
+def draw_stills(folder: Path, frames: Sequence[Mapping[str, Any]]) -> None:
+    """The pictures that stand where nothing moves; ``frames`` are those of Center Loss."""
     style()
     split = {size: birds(image_size=size).test for size in (64, 128)}
     chosen = [0, 3, 6]
@@ -215,9 +209,7 @@ def draw_stills(folder: Path) -> None:
     for column, name in enumerate(NETWORKS):
         model, facts, _ = network(name)
         images = torch.from_numpy(split[facts["size"]].images[chosen] / np.float32(255))
-        given = [images] if "limit" not in facts else [images, torch.full((len(images), 1), facts["limit"]["value"])]
-        with torch.inference_mode():
-            logits, maps, *rest = model(*given)
+        logits, maps, *rest = answer(model, facts, images)
         predicted = logits.argmax(1)
         for row, axis in enumerate(axes[:, column]):
             shown, heat = (rest[0] if name == "tasn" else images)[row], maps[row]
@@ -235,7 +227,6 @@ def draw_stills(folder: Path) -> None:
     figure.savefig(folder / "networks.webp", dpi=160, pil_kwargs={"quality": 85})
     plt.close(figure)
 
-    frames = center_loss()["lambda"]
     figure, axes = plt.subplots(2, 3, figsize=(7.2, 5.0))
     for axis in axes.flat[len(frames) :]:
         axis.remove()
@@ -263,8 +254,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     said = {"networks": write_networks(folder), "birds": bird_parameters()}
     (folder / "playground.json").write_text(json.dumps(said, separators=(",", ":")), encoding="utf8")
-    (folder / "center_loss.json").write_text(json.dumps(center_loss(), separators=(",", ":")), encoding="utf8")
-    draw_stills(folder)
+    sweeps = center_loss()
+    (folder / "center_loss.json").write_text(json.dumps(sweeps, separators=(",", ":")), encoding="utf8")
+    draw_stills(folder, sweeps["lambda"])
 
 
 if __name__ == "__main__":

@@ -137,11 +137,15 @@ def sampling_grid(
     Returns:
         ``(B, *size, 2)``, x and y in [-1, 1]: x depends on the column only, y on the row only.
     """
-    magnification_y, magnification_x = axis_magnification(maps, limit=limit, equal_zoom=equal_zoom)
-    with torch.autocast(device_type=maps.device.type, enabled=False):
+    return magnified_grid(*axis_magnification(maps, limit=limit, equal_zoom=equal_zoom), size)
+
+
+def magnified_grid(magnification_y: Tensor, magnification_x: Tensor, size: tuple[int, int]) -> Tensor:
+    """:func:`sampling_grid` of what :func:`axis_magnification` gives, ``(B, h)`` and ``(B, w)``."""
+    with torch.autocast(device_type=magnification_y.device.type, enabled=False):
         y = 2 * sampling_positions(magnification_y, size[0]) - 1  # (B, H)
         x = 2 * sampling_positions(magnification_x, size[1]) - 1  # (B, W)
-    shape = (maps.shape[0], *size)
+    shape = (magnification_y.shape[0], *size)
     return torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3)  # (B, H, W, 2)
 
 
