@@ -53,7 +53,7 @@ class Study:
         variants: Mapping[str, Config],
         *,
         metrics: Sequence[str] = (),
-        seeds: Sequence[int] | None = None,
+        seeds: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     ) -> pd.DataFrame:
         """An experiment: every variant with every seed.
 
@@ -61,16 +61,17 @@ class Study:
             name: of the experiment, unique in the chapter.
             variants: label → configuration; its seed is replaced by each of ``seeds`` in turn.
             metrics: names of :data:`fgvc_study.metrics.METRICS` to take on the trained networks.
-            seeds: of this experiment, where they are not the study's.
+            seeds: of this experiment, where they are not the study's; or label → seeds, for variants with their own.
 
         Returns:
             A row a run, in the order of ``variants``: ``variant``, ``seed``, ``measured``, ``diverged``, ``id``, the
             configuration, and the run's numbers (``test_accuracy``, ``<metric>/<key>``, …), NaN where there are none.
         """
+        own = seeds if isinstance(seeds, Mapping) else dict.fromkeys(variants, self.seeds if seeds is None else seeds)
         experiment = Experiment(
             name,
             {
-                label: tuple(config.replace(seed=seed) for seed in (self.seeds if seeds is None else seeds))
+                label: tuple(config.replace(seed=seed) for seed in own.get(label, self.seeds))
                 for label, config in variants.items()
             },
             tuple(metrics),

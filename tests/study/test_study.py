@@ -58,6 +58,17 @@ def test_an_experiment_is_trained_once_and_found_again(trainings, capsys):
     assert not list((folders.build() / "runs").glob("*/checkpoint*"))
 
 
+def test_variants_may_have_seeds_of_their_own(repository):
+    study = Study("02_center_loss", seeds=[0, 1], train="never")
+    variants = {"one": CONFIG, "two": CONFIG.replace(lr=0.02)}
+    runs = study.run("x", variants, seeds={"two": [0, 5, 6]})
+    assert list(zip(runs["variant"], runs["seed"], strict=True)) == [
+        *(("one", 0), ("one", 1)),
+        *(("two", 0), ("two", 5), ("two", 6)),
+    ]
+    assert list(study.run("y", variants, seeds=[3])["seed"]) == [3, 3]
+
+
 def test_never_shows_what_there_is_and_all_measures_again(trainings):
     shown = Study("x", seeds=[0], train="never")
     runs = shown.run("x", {"one": CONFIG})
