@@ -111,7 +111,7 @@ def test_a_chapter_runs_as_on_colab(runs, chapter):
     # in the home: caches
     assert {path.name for path in run.environment.home.iterdir()} <= {".cache", ".config", ".ipython", ".local"}
     records = [json.loads(path.read_text()) for path in run.folder.glob("build/local/results/**/*.json")]
-    assert bool(records) == any("study.live(" in cell.source for cell in run.clean.cells)
+    assert bool(records) == any("study.run(" in cell.source for cell in run.clean.cells)
     for record in records:
         assert record["commit"].startswith("release ")  # nobody told it a commit
 
