@@ -54,7 +54,8 @@ collecting: Plan | None = None
 def vary(config: Config, **changes: Any) -> Config:
     """A copy with some settings changed; mappings such as ``method_args`` are merged key by key.
 
-    >>> vary(Config(method="center", method_args={"alpha": 0.5}), method_args={"weight": 0.01}).method_args
+    >>> center = Config(method="center", method_args={"alpha": 0.5})
+    >>> vary(center, method_args={"weight": 0.01}).method_args
     {'alpha': 0.5, 'weight': 0.01}
     """
     return Config.from_dict(_merged(config.to_dict(), changes))

@@ -492,6 +492,12 @@ def curves(ax, sources, by, value, *, color, label=""):
             text = "_" if label else ""  # a color is listed once
 
 
+def dashes(sources):
+    """For a caption: which data set has which line."""
+    kinds = zip(sources, ("solid", "dashed"), strict=False)
+    return " (" + ", ".join(f"{name} {kind}" for name, kind in kinds) + ")"
+
+
 figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.6))
 titles = {
     "compactness/intra": "distance to class mean",
@@ -511,7 +517,8 @@ show(
     figure,
     name="fig-center-lambda-distances",
     caption="Distances inside and between classes against λ; a dot is a seed, the "
-    "line their mean. Center loss shrinks both, the first more than the second.",
+    f"line their mean{dashes(on_lambda)}. Center loss shrinks both, the first more "
+    "than the second.",
     alt="Three curves over lambda: mean distance to the class mean, mean distance to "
     "the nearest other class, and their ratio.",
 )
@@ -539,7 +546,7 @@ show(
     figure,
     name="fig-center-lambda-scores",
     caption="Accuracy, verification and accuracy under an adversarial step of size ε "
-    "against λ, with a feature of two numbers.",
+    f"against λ, with a feature of two numbers{dashes(on_lambda)}.",
     alt="Three plots over lambda: test accuracy, area under the verification curve by "
     "cosine and by Euclidean distance, and accuracy under an adversarial step of "
     "three sizes.",
@@ -604,7 +611,7 @@ show(
     figure,
     name="fig-center-alpha",
     caption="Left: how far the centers are from the true class means, in units of a "
-    "typical feature's distance to its mean. Right: accuracy.",
+    f"typical feature's distance to its mean. Right: accuracy{dashes(on_alpha)}.",
     alt="Two plots over alpha: the delay of the centers, and test accuracy.",
 )
 
@@ -855,7 +862,8 @@ tell(
 # ```{dropdown} Solution
 # ~~~python
 # def update(centers, x, labels, alpha=0.5):
-#     sums = torch.zeros_like(centers).index_add_(0, labels, centers[labels] - x)  # (n, d)
+#     steps = centers[labels] - x  # (m, d)
+#     sums = torch.zeros_like(centers).index_add_(0, labels, steps)  # (n, d)
 #     counts = labels.bincount(minlength=len(centers))[:, None]  # (n, 1)
 #     return centers - alpha * sums / (1 + counts)
 # ~~~

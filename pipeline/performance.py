@@ -191,23 +191,27 @@ def _growth(growth: list[dict[str, Any]]) -> list[str]:
 
 
 def _steps(methods: dict[str, dict[str, float]]) -> list[str]:
-    """A line for each method: seconds of the parts, of the step and of a prediction; the step beside the work."""
+    """Two tables with a line for each method: the time of a step by its parts; the work, beside that of the first."""
     parts = [key for key in next(iter(methods.values())) if key not in _OF_STEPS]
-    titles = ["method", "images", *parts, *_OVER_FIRST.values(), "memory"]
-    lines = [f"| {' | '.join(titles)} |", "| --- |" + " ---: |" * (len(titles) - 1)]
+    times = [["method", "images", *parts]]
+    work = [["method", "prediction", *_OVER_FIRST.values(), "memory"]]
     for name, row in methods.items():
-        cells = [name, f"{row['batch']}", *(_shown("median", row[part]) for part in parts)]
-        cells += [f"{row[key]:.2f}" for key in _OVER_FIRST]
-        lines.append(f"| {' | '.join([*cells, _shown('peak_bytes', row['peak_bytes'])])} |")
-    return [*lines, ""]
+        times.append([name, f"{row['batch']}", *(_shown("median", row[part]) for part in parts)])
+        ratios = (f"{row[key]:.2f} ×" for key in _OVER_FIRST)
+        work.append([name, _shown("median", row["prediction"]), *ratios, _shown("peak_bytes", row["peak_bytes"])])
+    lines = []
+    for titles, *rows in (times, work):
+        lines += [f"| {' | '.join(titles)} |", "| --- |" + " ---: |" * (len(titles) - 1)]
+        lines += [*(f"| {' | '.join(cells)} |" for cells in rows), ""]
+    return lines
 
 
 _OVER_FIRST = {
-    "over_baseline": "step over the first row's",
-    "multiply_adds_over_baseline": "multiply-adds",
-    "prediction_over_baseline": "prediction",
+    "prediction_over_baseline": "prediction, of the first row's",
+    "over_baseline": "step, of the first row's",
+    "multiply_adds_over_baseline": "multiply-adds of a step",
 }
-_OF_STEPS = ("batch", "multiply_adds_per_image", "peak_bytes", *_OVER_FIRST)
+_OF_STEPS = ("batch", "prediction", "multiply_adds_per_image", "peak_bytes", *_OVER_FIRST)
 
 
 def question(name: str) -> str:

@@ -9,10 +9,14 @@ from fgvc_lib.layers.trilinear import TrilinearAttention, average_map, random_ma
 from fgvc_lib.losses.distillation import DistillationLoss
 
 attention_net = nn.Sequential(nn.Conv2d(3, 16, 3, stride=4), nn.ReLU())  # yours
-network = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())  # yours
-heads = nn.ModuleDict({name: nn.Linear(16, 10) for name in ("attention", "master", "part")})
-optimizer = torch.optim.SGD(nn.ModuleList([attention_net, network, heads]).parameters(), lr=0.01)
-loader = [(torch.randn(8, 3, 64, 64), torch.randint(10, (8,))) for _ in range(2)]  # yours: twice the input's side
+map_net = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.ReLU())  # yours
+network = nn.Sequential(map_net, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+names = ("attention", "master", "part")
+heads = nn.ModuleDict({name: nn.Linear(16, 10) for name in names})
+modules = nn.ModuleList([attention_net, network, heads])
+optimizer = torch.optim.SGD(modules.parameters(), lr=0.01)
+# yours; its images have twice the side that the network sees
+loader = [(torch.randn(8, 3, 64, 64), torch.randint(10, (8,))) for _ in range(2)]
 
 # ---- lifted ----
 attend, distil = TrilinearAttention(), DistillationLoss(temperature=10)
@@ -21,7 +25,8 @@ for images, labels in loader:
     seen = attention_net(images)  # (B, 16, h, w)
     maps = attend(seen.detach())  # a map for each channel
     whole = attention_sample(images, average_map(maps)[:, 0], (32, 32), limit=4)
-    near = attention_sample(images, random_maps(maps, generator=generator)[:, 0], (32, 32), limit=4)
+    one = random_maps(maps, generator=generator)[:, 0]
+    near = attention_sample(images, one, (32, 32), limit=4)
     master, part = heads["master"](network(whole)), heads["part"](network(near))
     logits = (heads["attention"](seen.mean((2, 3))), master, part)
     loss = sum(F.cross_entropy(x, labels) for x in logits) + distil(master, part)

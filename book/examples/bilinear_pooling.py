@@ -6,8 +6,9 @@ from torch import nn
 
 from fgvc_lib.layers.bilinear import BilinearPool
 
-network = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.ReLU())  # yours, without its pooling
-loader = [(torch.randn(8, 3, 32, 32), torch.randint(10, (8,))) for _ in range(2)]  # yours
+network = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.ReLU())  # yours, unpooled
+# yours
+loader = [(torch.randn(8, 3, 32, 32), torch.randint(10, (8,))) for _ in range(2)]
 
 # ---- lifted ----
 pool = BilinearPool()  # outer product, signed square root, length one

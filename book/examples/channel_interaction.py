@@ -10,7 +10,8 @@ from fgvc_lib.losses.pairs import disjoint_pairs
 
 network = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.ReLU())  # yours
 classifier = nn.Linear(16, 4)  # yours
-loader = [(torch.randn(8, 3, 32, 32), torch.arange(8) % 4) for _ in range(2)]  # yours; several images of a class
+# yours; several images of a class in each batch
+loader = [(torch.randn(8, 3, 32, 32), torch.arange(8) % 4) for _ in range(2)]
 
 # ---- lifted ----
 sci = SelfChannelInteraction(16)
@@ -19,7 +20,8 @@ optimizer = torch.optim.SGD(parts.parameters(), lr=0.01)
 for images, labels in loader:
     features = sci(network(images)).mean((2, 3))  # (B, 16)
     a, b = disjoint_pairs(labels)  # half of the pairs of one class, half of two
-    contrast = contrastive_loss(features[a], features[b], labels[a] == labels[b], margin=0.5)
+    same = labels[a] == labels[b]
+    contrast = contrastive_loss(features[a], features[b], same, margin=0.5)
     loss = F.cross_entropy(classifier(features), labels) + 2.0 * contrast
     optimizer.zero_grad()
     loss.backward()

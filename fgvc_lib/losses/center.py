@@ -2,11 +2,11 @@ r"""Center loss (Wen, Zhang, Li, Qiao; ECCV 2016): pull every feature towards th
 
 This file needs torch only. In your own loop::
 
-    center = CenterLoss(num_classes, feature_dim)                      # centers are state, not parameters
-    loss = cross_entropy(logits, labels) + 0.003 * center(features, labels)   # Eq. 5
+    center = CenterLoss(num_classes, feature_dim)  # centers are state, not parameters
+    loss = cross_entropy(logits, labels) + 0.003 * center(features, labels)  # Eq. 5
     loss.backward()
     optimizer.step()
-    center.update(features, labels)                                    # Eq. 4, once per step taken
+    center.update(features, labels)  # Eq. 4, once per step taken
 """
 
 from __future__ import annotations

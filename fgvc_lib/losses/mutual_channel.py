@@ -2,8 +2,9 @@ r"""Mutual-channel loss (Chang et al., IEEE TIP 2020): a few channels for each c
 
 This file needs torch only. In your own loop, with ``features`` the map ``(B, N, H, W)`` before its pooling::
 
-    mutual_channel = MutualChannelLoss(num_classes, mu=1.5, lam=10.0)           # no parameters, no state
-    loss = cross_entropy(logits, labels) + sum(mutual_channel(features, labels).values())
+    mutual_channel = MutualChannelLoss(num_classes, mu=1.5, lam=10.0)  # no parameters
+    terms = mutual_channel(features, labels)
+    loss = cross_entropy(logits, labels) + sum(terms.values())
 
 Everything here is differentiable any number of times, and works under ``torch.compile`` (draw the mask outside) and
 ``torch.func``. :class:`~fgvc_lib.methods.mutual_channel.MutualChannel` trains with the same numbers from a kernel that

@@ -91,14 +91,16 @@ FACTS = r"""async () => {
   };
 }"""
 
-# Equations that only scrolling shows whole, those that leave their column or touch their number, and what scrolls
-# sideways without a fading edge to say so or without a stop of the keyboard
+# What only scrolling shows whole, equations that leave their column or touch their number, and what scrolls
+# sideways without a fading edge to say so or without a stop of the keyboard; figures too small to read
 LAYOUT = r"""async () => {
   const folded = [...document.querySelectorAll("details:not([open])")];  // in which nothing is laid out
   folded.forEach(part => part.open = true);
   await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
   const scrolls = node => node.scrollWidth > node.clientWidth + 1;
-  const seen = {cut: [], astray: [], unmarked: []};
+  const seen = {cut: [], astray: [], unmarked: [], small: []};
+  for (const image of document.querySelectorAll("article img[style*=width]"))
+    if (image.getBoundingClientRect().width < 0.57 * parseFloat(image.style.width)) seen.small.push(image.alt);
   for (const node of document.querySelectorAll("mjx-container[display]")) {
     const name = (node.closest("dd")?.previousElementSibling || node.closest("[id]") || document.body).id;
     const clips = getComputedStyle(node).overflowX !== "visible";
@@ -111,6 +113,7 @@ LAYOUT = r"""async () => {
   for (const node of (document.querySelector("article") || document.body).querySelectorAll("*")) {
     const style = getComputedStyle(node);
     if (!/auto|scroll/.test(style.overflowX) || !scrolls(node)) continue;
+    if (!node.matches("mjx-container")) seen.cut.push(`${node.tagName}: ${node.textContent.trim().slice(0, 40)}`);
     if (style.maskImage === "none" || node.tabIndex < 0)
       seen.unmarked.push(`${node.tagName} ${node.className}: ${node.textContent.trim().slice(0, 40)}`);
   }
@@ -184,6 +187,7 @@ class Visit:
     cut: list[str] = field(default_factory=list)
     astray: list[str] = field(default_factory=list)
     unmarked: list[str] = field(default_factory=list)
+    small: list[str] = field(default_factory=list)
     wide: list[str] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
@@ -314,7 +318,9 @@ def visits(site: str, tab: Any, traffic: Traffic) -> dict[str, Visit]:
         tab.set_viewport_size(PHONE)
         narrow = tab.evaluate(LAYOUT)
         visit.cut = wide["cut"]
-        visit.astray, visit.unmarked = (wide[kind] + narrow[kind] for kind in ("astray", "unmarked"))
+        visit.astray, visit.unmarked, visit.small = (
+            wide[kind] + narrow[kind] for kind in ("astray", "unmarked", "small")
+        )
         visit.keys = keyboard(tab)
         visit.findings = contrast(tab, known)
         tab.evaluate("document.documentElement.dataset.theme = 'dark'")
@@ -381,12 +387,16 @@ def test_mathematics_is_drawn(visits):
         assert (page, facts["drawn"], facts["errors"], facts["raw"]) == (page, facts["maths"], [], [])
 
 
-def test_equations_fit_the_text_on_a_desktop(visits):
+def test_equations_code_and_tables_fit_the_text_on_a_desktop(visits):
     assert each(visits, "cut") == []
 
 
 def test_equations_keep_to_their_column_beside_their_number(visits):
     assert each(visits, "astray") == []
+
+
+def test_figures_are_legible_on_a_phone(visits):
+    assert each(visits, "small") == []
 
 
 def test_what_scrolls_says_so_and_the_keyboard_reaches_it(visits):

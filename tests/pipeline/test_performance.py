@@ -101,8 +101,10 @@ def test_growth_and_steps_have_tables_of_their_own(tmp_path):
     assert (
         "| SCI | channels | 64 … 256 | 14 × 14 | 2 ms … 16 ms | 1.50 (1.40 … 1.60) | 1 MiB … 4 MiB | 1.00 |"
     ) in page.splitlines()
-    assert "| method | images | data | forward | step | prediction | step over the first row's |" in page
-    assert "| CIN | 32 | 1 ms | 20 ms | 21 ms | 10 ms | 1.50 | 2.00 | 1.25 | 1 MiB |" in page.splitlines()
+    assert "| method | images | data | forward | step |" in page.splitlines()
+    assert "| CIN | 32 | 1 ms | 20 ms | 21 ms |" in page.splitlines()
+    assert "| method | prediction | prediction, of the first row's | step, of the first row's |" in page
+    assert "| CIN | 10 ms | 1.25 × | 1.50 × | 2.00 × | 1 MiB |" in page.splitlines()
 
 
 def test_the_page_of_the_repository_compares_every_target():
