@@ -23,8 +23,8 @@ env: $(READY)  ## the environment alone (.venv)
 book: $(READY)  ## run the chapters that changed and build the HTML book; PROFILE=smoke|quick|photos|paper
 	@$(PY) -m pipeline.build --profile $(PROFILE) --cores $(CORES) --threads $(THREADS)
 
-reproduce: $(READY)  ## run a chapter's experiments again and compare; CHAPTER=02_center_loss PROFILE=quick
-	@$(PY) -m fgvc_study reproduce $(CHAPTER) --profile $(PROFILE)
+reproduce: $(READY)  ## run a chapter's experiments again and compare; CHAPTER=02_center_loss PROFILE=quick ONLY=lambda/0.01/0
+	@$(PY) -m fgvc_study reproduce $(CHAPTER) --profile $(PROFILE) --only "$(ONLY)"
 
 test: $(READY)  ## ruff, mypy, notebooks in step with their sources, pytest
 	$(PY) -m ruff check

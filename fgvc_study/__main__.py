@@ -135,7 +135,7 @@ def main() -> int:
     one = commands.add_parser("reproduce", help=reproduce_command.__doc__)
     one.add_argument("chapter")
     one.add_argument("--profile", default="quick")
-    one.add_argument("--only", default="", help="experiments whose name starts so")
+    one.add_argument("--only", default="", help="points that start so, experiment/variant/seed")
     one.add_argument("--device", help="cpu or cuda; by default the best there is")
     one.set_defaults(command=reproduce_command)
 

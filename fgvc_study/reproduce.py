@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from fgvc_lib.config import Config
 from fgvc_study import dry_run
 from fgvc_study.experiment import Plan
 from fgvc_study.plan import metrics_of
-from fgvc_study.record import Record, find, run_id
+from fgvc_study.record import Record, find, find_all, run_id
 from fgvc_study.training import best_device, measure
 
 FEW = 0.03  # allowed difference in accuracy where fewer than three seeds tell the spread
@@ -32,40 +33,34 @@ def report(
     Args:
         chapter: whose plan it is.
         plan: of :func:`fgvc_study.plan.read`.
-        only: take experiments whose name starts so.
+        only: take the points that start so; ``compare/TASN/0`` is seed 0 of variant TASN of experiment compare.
         device: ``"cpu"``, ``"cuda"``, or None for the best there is.
         say: is told the lines.
 
     Returns:
         Whether every run with a record reproduces, and there was one.
     """
-    experiments = [e for e in plan.experiments.values() if e.name.startswith(only)]
-    recorded = {run_id(c): record for e in experiments for c in e.configs() if (record := find(c))}
-    unknown = sum(run_id(c) not in recorded for e in experiments for c in e.configs())
-    configs = {run_id(c): c for e in experiments for c in e.configs() if run_id(c) in recorded}
-    say(f"{chapter}: {dry_run.sentence(list(configs.values()), device or best_device())}")
+    runs = dict[str, tuple[Config, tuple[Config, ...]]]()  # point → its configuration and those of its variant
+    for experiment in plan.experiments.values():
+        for variant, configs in experiment.variants.items():
+            for config in configs:
+                point = f"{experiment.name}/{variant}/{config.seed}"
+                if point.startswith(only) and run_id(config) not in {run_id(c) for c, _ in runs.values()}:
+                    runs[point] = config, configs
+    recorded = {point: record for point, (config, _) in runs.items() if (record := find(config))}
+    say(f"{chapter}: {dry_run.sentence([runs[point][0] for point in recorded], device or best_device())}")
     agree = dict[str, bool]()
     with tempfile.TemporaryDirectory() as place:
-        for experiment in experiments:
-            for variant, seeds in experiment.variants.items():
-                spread = [recorded[run_id(c)] for c in seeds if run_id(c) in recorded]
-                for config in seeds:
-                    name = run_id(config)
-                    if name in agree or name not in recorded:
-                        continue
-                    new = measure(
-                        config,
-                        chapter=chapter,
-                        metrics=metrics_of(plan, config),
-                        device=device,
-                        place=Path(place),
-                        again=True,
-                    )
-                    if new is None:
-                        raise ValueError(f"run {name} is being trained by another process: wait for it, then try again")
-                    agree[name], why = compare(new, recorded[name], spread)
-                    verdict = "ok  " if agree[name] else "FAIL"
-                    say(f"{verdict} {experiment.name} | {variant} | seed {config.seed} | {why}")
+        for point, old in recorded.items():
+            config, siblings = runs[point]
+            new = measure(
+                config, chapter=chapter, metrics=metrics_of(plan, config), device=device, place=Path(place), again=True
+            )
+            if new is None:
+                raise ValueError(f"{point} is being trained by another process: wait for it, then try again")
+            agree[point], why = compare(new, old, list(find_all(siblings).values()))
+            say(f"{'ok  ' if agree[point] else 'FAIL'} {point} | {why}")
+    unknown = len(runs) - len(agree)
     say(f"{sum(agree.values())} of {len(agree)} runs reproduce; {unknown} have no record to compare with")
     return bool(agree) and all(agree.values())
 

@@ -129,5 +129,7 @@ def test_a_run_is_compared_with_its_record(chapter, capsys):
     fields = json.loads(record.path.read_text())
     fields["final"]["test_accuracy"] += 0.2
     record.path.write_text(json.dumps(fields))
-    assert run("reproduce", "05_small", "--device", "cpu", "--only", "lambda") == 1
-    assert "FAIL lambda | 0.5 | seed 7 |" in capsys.readouterr().out
+    assert run("reproduce", "05_small", "--device", "cpu", "--only", "lambda/0.5/7") == 1
+    output = capsys.readouterr().out
+    assert "FAIL lambda/0.5/7 |" in output
+    assert "0 of 1 runs reproduce; 0 have no record" in output
