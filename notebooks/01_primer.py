@@ -86,8 +86,7 @@ style()
 heads = {
     "linear head": base,
     "BN-ELU head, max pool": vary(
-        base,
-        method_args={"head": "bn_elu", "hidden": hidden, "pool": "max"},
+        base, method_args={"head": "bn_elu", "hidden": hidden, "pool": "max"}
     ),
 }
 by_head = study.run("baseline", heads)
@@ -287,10 +286,8 @@ for name in ("train", "val", "test"):
 parts = birds.train.parts
 pairs = zip(birds.train.labels.tolist(), parts["discriminative"].tolist(), strict=True)
 discriminative_of = dict(pairs)  # class → part
-order = sorted(
-    range(len(classes)),
-    key=lambda c: (discriminative_of[c], c),
-)  # classes of one part side by side
+# classes of one part side by side
+order = sorted(range(len(classes)), key=lambda c: (discriminative_of[c], c))
 
 
 def picture(split, i: int) -> np.ndarray:
@@ -337,9 +334,7 @@ i = int((birds.train.labels == order[4]).nonzero()[3])
 parts = {name: np.asarray(value[i]) for name, value in birds.train.parts.items()}
 figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.8))
 for ax, title in zip(
-    axes,
-    ("image", "masks", "boxes and points", "oracle crop"),
-    strict=True,
+    axes, ("image", "masks", "boxes and points", "oracle crop"), strict=True
 ):
     ax.imshow(picture(oracle.train if title == "oracle crop" else birds.train, i))
     ax.set(xticks=[], yticks=[], title=title)
@@ -353,17 +348,10 @@ for p, name in enumerate(part_names):
     x1, y1, x2, y2 = parts["boxes"][p] - 0.5  # imshow draws pixel k from k − ½ to k + ½
     wide = 2.6 if p == parts["discriminative"] else 1.2
     axes[2].add_patch(
-        plt.Rectangle(
-            (x1, y1),
-            x2 - x1,
-            y2 - y1,
-            fill=False,
-            ec="white",
-            lw=wide + 1.6,
-        ),
+        plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="white", lw=wide + 1.6)
     )
     axes[2].add_patch(
-        plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=COLORS[p], lw=wide),
+        plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=COLORS[p], lw=wide)
     )
     axes[2].plot(*(parts["points"][p] - 0.5), "o", ms=4, mfc=COLORS[p], mec="white")
     axes[1].plot([], [], "s", color=COLORS[p], label=name)
@@ -385,10 +373,8 @@ show(
 # %%
 mask = parts["masks"][parts["discriminative"]]  # (S, S)
 rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-scratch = np.array(
-    [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1],
-    np.float32,
-)  # x1 y1 x2 y2, ends exclusive
+corners = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]  # x1 y1 x2 y2
+scratch = np.array(corners, np.float32)
 np.testing.assert_array_equal(mask_boxes(mask[None, None])[0, 0], scratch)
 np.testing.assert_array_equal(parts["boxes"][parts["discriminative"]], scratch)
 
@@ -415,7 +401,7 @@ for p, name in enumerate(part_names):
                 "smallest to largest, %": f"{area.min():.2f} to {area.max():.2f}",
                 f"positions of {side} × {side}": f"{side**2 * area.mean() / 100:.1f}",
                 "visible in other classes, %": f"{seen:.0f}",
-            },
+            }
         )
 show_table(
     pd.DataFrame(rows),
@@ -460,7 +446,7 @@ PUBLISHED = {  # official sizes: classes, training (and validation) images, test
     "Oxford-IIIT Pet": (37, 3_680, 3_669),
 }
 sizes = PUBLISHED | {
-    "synthetic birds": (len(classes), len(birds.train), len(birds.test)),
+    "synthetic birds": (len(classes), len(birds.train), len(birds.test))
 }
 
 
@@ -691,10 +677,8 @@ def test_features() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 features, logits, labels = test_features()
-weight, bias = (
-    method.head.weight.detach().cpu(),
-    method.head.bias.detach().cpu(),
-)  # (classes, C), (classes,)
+weight = method.head.weight.detach().cpu()  # (classes, C)
+bias = method.head.bias.detach().cpu()  # (classes,)
 torch.testing.assert_close(features @ weight.T + bias, logits, rtol=1e-3, atol=1e-3)
 accuracy = float((logits.argmax(1) == labels).float().mean())
 print(f"{sum(p.numel() for p in method.parameters()):,} parameters")
@@ -805,13 +789,12 @@ for p, name in enumerate(part_names if known_parts else ()):
                 "other mark, same part, %": rate(wrong & ~elsewhere),
                 "mark of another part, %": rate(elsewhere),
                 "most often of": part_names[most.argmax()] if elsewhere.any() else "",
-            },
+            }
         )
 live = study.live_frame(trained)
 if rows:
     show_table(
-        pd.DataFrame(rows),
-        foot=study.foot(live[live["variant"] == "linear head"]),
+        pd.DataFrame(rows), foot=study.foot(live[live["variant"] == "linear head"])
     )
     wrong = predicted != labels
     misread = 100 * float((seen_part == true_part)[wrong].float().mean())
@@ -847,7 +830,7 @@ rows = [
 ]
 rows.append(
     {"seed": "mean ± standard deviation"}
-    | {name: plus_minus(group["accuracy"]) for name, group in known.groupby("variant")},
+    | {name: plus_minus(group["accuracy"]) for name, group in known.groupby("variant")}
 )
 show_table(pd.DataFrame(rows), foot="Test accuracy, %. " + study.foot(by_head))
 
@@ -1047,7 +1030,7 @@ for position, run in enumerate(shown):
             "which": f"{int(val.argmax()) + 1} of {len(val)}",
             "gained by choice, points": f"{100 * (val.max() - val[-1]):+.1f}",
             "test, last epoch, %": f"{100 * run.final['test_accuracy']:.1f}",
-        },
+        }
     )
 
 # %% tags=["figure", "hide-input"]
@@ -1068,13 +1051,7 @@ ax.plot(
     label="best epoch",
 )
 ax.plot(
-    steps[-1],
-    val_curve[-1],
-    "s",
-    ms=8,
-    mfc="none",
-    mec="black",
-    label="last epoch",
+    steps[-1], val_curve[-1], "s", ms=8, mfc="none", mec="black", label="last epoch"
 )
 ax.set(xlabel="epoch", ylabel="accuracy, %")
 ax.legend(loc="lower right")

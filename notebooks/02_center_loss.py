@@ -437,9 +437,7 @@ tell(
 
 # %% tags=["experiment", "hide-input"]
 by_lambda = study.run(
-    "lambda",
-    {f"{value:g}": lenet(lam=value) for value in lambdas},
-    metrics=PICTURES,
+    "lambda", {f"{value:g}": lenet(lam=value) for value in lambdas}, metrics=PICTURES
 )
 
 # %% tags=["figure", "hide-input"]
@@ -593,9 +591,7 @@ for name, runs in on_lambda.items():
 
 # %% tags=["experiment", "hide-input"]
 by_alpha = study.run(
-    "alpha",
-    {f"{value:g}": lenet(alpha=value) for value in alphas},
-    metrics=PICTURES,
+    "alpha", {f"{value:g}": lenet(alpha=value) for value in alphas}, metrics=PICTURES
 )
 
 # %% tags=["figure", "hide-input"]
@@ -639,10 +635,7 @@ tell(
 narrow = study.run("features", pair, metrics=PICTURES)
 wide = study.run(
     "wide",
-    {
-        "softmax": lenet(lam=0.0, dim=wide_dim),
-        "softmax + center": lenet(dim=wide_dim),
-    },
+    {"softmax": lenet(lam=0.0, dim=wide_dim), "softmax + center": lenet(dim=wide_dim)},
     metrics=METRICS,
 )
 

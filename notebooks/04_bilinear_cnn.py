@@ -84,12 +84,7 @@ base = configuration(
     max_steps=max_steps,
     settings=settings,
 )
-BILINEAR = (
-    "bilinear",
-    "bilinear + root",
-    "bilinear + norm",
-    "bilinear + root + norm",
-)
+BILINEAR = ("bilinear", "bilinear + root", "bilinear + norm", "bilinear + root + norm")
 ROOT, FULL = BILINEAR[1], BILINEAR[-1]
 
 

@@ -59,15 +59,7 @@ from fgvc_lib.methods.cin import CIN
 from fgvc_lib.train.model import build
 from fgvc_study import Study, benchmarks, published, vary
 from fgvc_study.diagrams import Diagram
-from fgvc_study.figures import (
-    COLORS,
-    curve,
-    forest,
-    forests,
-    show,
-    show_table,
-    style,
-)
+from fgvc_study.figures import COLORS, curve, forest, forests, show, show_table, style
 from fgvc_study.findings import difference, effects, effects_over, level, lost, tell
 from fgvc_study.metrics.channels import channel_parts_of
 from fgvc_study.protocol import configuration
@@ -269,9 +261,8 @@ for name, products, weights, y in zip(
 
 image = X.view(1, 3, 1, 2)  # (B, c, h, w)
 torch.testing.assert_close(channel_relation(image, scale="none")[0], W)
-torch.testing.assert_close(
-    self_channel_interaction(image, scale="none").view(3, 2), Y
-)  # the library agrees
+mixed = self_channel_interaction(image, scale="none")
+torch.testing.assert_close(mixed.view(3, 2), Y)  # the library agrees
 
 # %% [markdown]
 # *Crown* takes most from *tail*, so its $Y$ is larger at the tail's position. SCI is a non-local block turned by 90 degrees: a channel is a token,
@@ -663,12 +654,7 @@ for part in ("crown", "breast", "wing"):
     score = torch.where(on, x.flatten(2).amax(2), -1)
     best = int(score.max(1).values.argmax())
     shown.append((best, int(score[best].argmax())))
-titles = (
-    "image",
-    "channel",
-    *(f"complement {n}" for n in (1, 2, 3)),
-    "$Y = WX$",
-)
+titles = ("image", "channel", *(f"complement {n}" for n in (1, 2, 3)), "$Y = WX$")
 low = center - 64 / x.shape[-1] / 2
 frame = (low, low + 64, low + 64, low)  # where the cells of a map look
 figure, axes = plt.subplots(len(shown), len(titles), figsize=(7.4, 4.6))
@@ -1420,9 +1406,7 @@ def roll(loss, steps=12):
         points.requires_grad_()
         value = loss(points[a], points[b], torch.cat([labels[a], labels[b]]))
         (gradient,) = torch.autograd.grad(value, points)
-        scale = (
-            len(a) if loss is right_loss else 1
-        )  # as if it were the mean's N: the same rate for both
+        scale = len(a) if loss is right_loss else 1  # of the mean: one rate for both
         points = (points - 0.1 * scale * gradient).detach()
     return start, points, labels
 

@@ -61,24 +61,12 @@ from fgvc_lib.layers.attention_sampler import (
     sample_at,
     sampling_grid,
 )
-from fgvc_lib.layers.trilinear import (
-    TrilinearAttention,
-    random_maps,
-    unique_maps,
-)
+from fgvc_lib.layers.trilinear import TrilinearAttention, random_maps, unique_maps
 from fgvc_lib.losses.distillation import distillation_loss
 from fgvc_lib.methods.tasn import RELEASED, TASN
 from fgvc_study import Study, benchmarks, published, vary
 from fgvc_study.diagrams import Diagram
-from fgvc_study.figures import (
-    COLORS,
-    curve,
-    forest,
-    forests,
-    show,
-    show_table,
-    style,
-)
+from fgvc_study.figures import COLORS, curve, forest, forests, show, show_table, style
 from fgvc_study.findings import difference, effects_over, level, tell
 from fgvc_study.metrics.parts import peaks
 from fgvc_study.metrics.sampling import (
@@ -637,9 +625,8 @@ network = study.live(
 method, record = network["TASN"].method, network["TASN"].record
 used = next(method.parameters()).device
 with torch.no_grad():
-    raw, trilinear = (
-        m.cpu() for m in attention_maps(method, images.to(used))
-    )  # (3, c, h, w) each
+    found = attention_maps(method, images.to(used))
+    raw, trilinear = (m.cpu() for m in found)  # (3, c, h, w) each
     output = method(images.to(used))
     picks = random_maps(trilinear, count=2, generator=torch.Generator().manual_seed(0))
     details = method.sample(images.to(used), picks.to(used))[0].cpu()
@@ -958,9 +945,7 @@ by_weight = study.run(
     seeds=seeds[:3],
 )
 by_detail = study.run(
-    "details",
-    {str(n): tasn_with(num_details=n) for n in num_details},
-    seeds=seeds[:3],
+    "details", {str(n): tasn_with(num_details=n) for n in num_details}, seeds=seeds[:3]
 )
 
 # %% tags=["figure", "hide-input"]

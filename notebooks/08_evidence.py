@@ -693,9 +693,7 @@ tell(
     "Distillation adds {t}.",
     d=gain("06_tasn/components", "structure + detail", "uniform sampling"),
     t=gain(
-        "06_tasn/components",
-        "structure + detail + distillation",
-        "structure + detail",
+        "06_tasn/components", "structure + detail + distillation", "structure + detail"
     ),
 )
 tell(

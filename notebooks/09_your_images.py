@@ -134,24 +134,22 @@ if drawn:
         mine_here = (birds.test.labels == c).nonzero().flatten()[:drawn_per_class]
         for i in mine_here.tolist():
             Image.fromarray(birds.test.images[i].transpose(1, 2, 0)).save(
-                place / f"bird {i:04d}.png",
+                place / f"bird {i:04d}.png"
             )
     folders = sorted(Path("my_birds").iterdir())
     (folders[0] / "cut off.png").write_bytes(
-        next(folders[0].glob("*.png")).read_bytes()[:900],
+        next(folders[0].glob("*.png")).read_bytes()[:900]
     )
     (Path("my_birds") / "notes.txt").write_text("The red ones are from Tuesday.")
     for path in random.Random(0).sample(
-        sorted(Path("my_birds").glob("*/bird*.png")),
-        12,
+        sorted(Path("my_birds").glob("*/bird*.png")), 12
     ):
         picture = Image.open(path).convert("RGB")
         picture = picture.crop((1, 1, picture.width - 1, picture.height - 1)).resize(
-            picture.size,
+            picture.size
         )
         ImageEnhance.Brightness(picture).enhance(1.1).save(
-            path.with_name(f"{path.stem} edited.jpg"),
-            quality=85,
+            path.with_name(f"{path.stem} edited.jpg"), quality=85
         )
 
 # %% [markdown]
@@ -218,9 +216,8 @@ for n in sorted({20, 50, 100, 200, 500, 1000, len(photos.test)}):
 def thumbnails(split, *, mirrored=False, side=16):
     pixels = torch.from_numpy(np.asarray(split.images)).float()  # (N, 3, S, S)
     gray = pixels.mean(1, keepdim=True)  # (N, 1, S, S)
-    small = F.adaptive_avg_pool2d(gray.flip(3) if mirrored else gray, side).flatten(
-        1,
-    )  # (N, side²)
+    seen = gray.flip(3) if mirrored else gray
+    small = F.adaptive_avg_pool2d(seen, side).flatten(1)  # (N, side²)
     return F.normalize(small - small.mean(1, keepdim=True), dim=1)
 
 
@@ -256,9 +253,8 @@ def across_splits(photos, files, *, least):
 changed = torch.rand(3, 3, 32, 32)
 exposures = (changed, 0.5 * changed + 0.1)
 twice = [Split((255 * x).byte().numpy(), torch.zeros(3).long()) for x in exposures]
-assert (thumbnails(twice[0]) * thumbnails(twice[1])).sum(
-    1,
-).min() > 0.999  # another exposure, the same thumbnail
+likeness = (thumbnails(twice[0]) * thumbnails(twice[1])).sum(1)
+assert likeness.min() > 0.999  # another exposure, the same thumbnail
 
 files = paths(photos, options)
 for name, found in files.items():
@@ -266,11 +262,8 @@ for name, found in files.items():
 pairs = across_splits(photos, files, least=least)
 
 # %% tags=["figure", "hide-input"]
-closest = across_splits(
-    photos,
-    files,
-    least=0.8,
-)  # with pairs below the limit, to see what it divides
+# with pairs below the limit, to see what it divides
+closest = across_splits(photos, files, least=0.8)
 shown = [*closest[:3], *[pair for pair in closest if pair[0] < least][:3]] or closest
 figure, axes = plt.subplots(2, max(len(shown), 2), figsize=(9.4, 3.6), squeeze=False)
 for column, (similarity, *both) in zip(axes.T, shown, strict=False):
@@ -315,9 +308,7 @@ some = list(range(min(len(photos.classes), 8)))
 figure, axes = plt.subplots(3, len(some), figsize=(9.4, 3.9), squeeze=False)
 for c, column in zip(some, axes.T, strict=True):
     for ax, i in zip(
-        column,
-        (photos.train.labels == c).nonzero().flatten().tolist(),
-        strict=False,
+        column, (photos.train.labels == c).nonzero().flatten().tolist(), strict=False
     ):
         ax.imshow(photos.train.images[i].transpose(1, 2, 0))
     column[0].set_title(photos.classes[c], fontsize=8)
@@ -383,11 +374,7 @@ show_table(
 
 # %% tags=["figure", "hide-input"]
 figure, axes = plt.subplots(
-    1,
-    len(trained),
-    figsize=(9.2, 3.1),
-    sharey=True,
-    squeeze=False,
+    1, len(trained), figsize=(9.2, 3.1), sharey=True, squeeze=False
 )
 axes = axes[0]
 for ax, (name, live) in zip(axes, trained.items(), strict=True):
@@ -403,12 +390,7 @@ for ax, (name, live) in zip(axes, trained.items(), strict=True):
         label="training, augmented",
     )
     ax.plot(
-        steps,
-        val,
-        "o-",
-        ms=3,
-        color=COLORS[0],
-        label="validation ± standard error",
+        steps, val, "o-", ms=3, color=COLORS[0], label="validation ± standard error"
     )
     ax.fill_between(steps, val - error, val + error, color=COLORS[0], alpha=0.2, lw=0)
     ax.set(xlabel="epoch", title=name, ylim=(0, 102))
@@ -473,11 +455,8 @@ if "from scratch" in right:
 photos = load("folder", **variants[choice].data_args)  # at the chosen network's size
 record = trained[choice].record
 home = f"{choice}-{record.id[:6]}-{photos.fingerprint[:6]}"
-shutil.copytree(
-    record.path.parents[1],
-    home,
-    dirs_exist_ok=True,
-)  # checkpoints and model.pt
+# checkpoints and model.pt
+shutil.copytree(record.path.parents[1], home, dirs_exist_ok=True)
 method, info = load_trained(home)
 file = files["test"][0]
 
@@ -621,11 +600,7 @@ for row, i in zip(axes, wrong, strict=False):
     row[0].imshow(picture)
     row[0].set_ylabel(f"is {info.classes[labels[i]]}", fontsize=8)
     for ax, heat, c, word in zip(
-        row[1:3],
-        heats,
-        both,
-        ("taken for", "is"),
-        strict=True,
+        row[1:3], heats, both, ("taken for", "is"), strict=True
     ):
         ax.imshow(picture.convert("L"), cmap="gray", extent=(0, 1, 1, 0))
         ax.imshow(
@@ -684,7 +659,7 @@ for i in wrong:
 val_logits, val_labels = predict(method, photos, "val")
 temperatures = torch.logspace(-1, 1, 201)
 losses = torch.stack(
-    [F.cross_entropy(val_logits / t, val_labels) for t in temperatures],
+    [F.cross_entropy(val_logits / t, val_labels) for t in temperatures]
 )
 temperature = float(temperatures[losses.argmin()])
 direction = "over" if temperature > 1 else "under"
@@ -719,10 +694,7 @@ for t, color, mark, name in (
     axes[0].errorbar(x, y, error, fmt=mark, ms=5, color=color, capsize=2, label=label)
 axes[0].plot([0, 1], [0, 1], color="black", lw=0.8)
 axes[0].set(
-    xlabel="confidence",
-    ylabel="fraction that is right",
-    xlim=(0, 1.02),
-    ylim=(0, 1.05),
+    xlabel="confidence", ylabel="fraction that is right", xlim=(0, 1.02), ylim=(0, 1.05)
 )
 axes[0].legend(fontsize=8, loc="upper left")
 p, given, is_right = answered(logits, labels)
@@ -741,9 +713,7 @@ if at >= 0:
     axes[1].legend(loc="lower left")
 axes[1].axhline(100 * wanted, color="black", lw=0.8, ls=":")
 axes[1].set(
-    xlabel="test images answered, %",
-    ylabel="right among them, %",
-    xlim=(0, 102),
+    xlabel="test images answered, %", ylabel="right among them, %", xlim=(0, 102)
 )
 show(
     figure,
@@ -805,16 +775,12 @@ try:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(
-        "birds.onnx",
-        providers=["CPUExecutionProvider"],
+        "birds.onnx", providers=["CPUExecutionProvider"]
     )
     for batch, logits_of in zip(batches, expected, strict=True):
         (got,) = session.run(["logits"], {"images": batch.numpy()})
         torch.testing.assert_close(
-            torch.from_numpy(got),
-            logits_of,
-            rtol=1e-4,
-            atol=1e-4,
+            torch.from_numpy(got), logits_of, rtol=1e-4, atol=1e-4
         )
     size = Path("birds.onnx").stat().st_size / 1e6
     print(f"birds.onnx, {size:.2f} MB: equal to the method for 1, 2 and 5 images")
@@ -841,7 +807,7 @@ defaults = Config().to_dict()
 config = variants[choice].replace(seed=seeds[0])
 changed = {k: value for k, value in config.to_dict().items() if value != defaults[k]}
 Path("run.yaml").write_text(
-    yaml.safe_dump(changed, sort_keys=False, allow_unicode=True),
+    yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
 )
 assert Config.from_yaml("run.yaml") == config
 print(Path("run.yaml").read_text())
