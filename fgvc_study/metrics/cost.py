@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.methods.base import Method
+from fgvc_study.estimate import operation_counter
 
 
 def cost(method: Method, data: ImageData, device: str) -> dict[str, float | np.ndarray]:
@@ -31,13 +31,13 @@ def cost(method: Method, data: ImageData, device: str) -> dict[str, float | np.n
     for parameter in frozen:
         parameter.requires_grad_(False)
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), operation_counter() as counter:
         method(images[:1])
     found["multiply_adds"] = counter.get_total_flops() / 2
     before = {name: buffer.clone() for name, buffer in method.state_dict().items()}
     generators = [(g, g.get_state()) for g in (method.shared_generator, method.rank_generator)]
     method.train()
-    with FlopCounterMode(display=False) as counter:
+    with operation_counter() as counter:
         method(images, labels).loss.backward()
     found["train_multiply_adds"] = counter.get_total_flops() / 2 / len(images)
     method.zero_grad()

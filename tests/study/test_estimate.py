@@ -3,11 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc_lib.config import Config
 from fgvc_lib.methods import METHODS, Method, Output, Phase
 from fgvc_study import estimate as module
-from fgvc_study.estimate import AliveBytes, Shape, estimate, evaluation, step
+from fgvc_study.estimate import AliveBytes, Shape, estimate, evaluation, operation_counter, step
 
 TINY = Shape(classes=3, train=40, test=2, image_size=16)
 SMALL = {"backbone": "resnet", "backbone_args": {"depth": "small", "width": 8}, "batch_size": 8, "epochs": 2}
@@ -59,6 +60,24 @@ def test_a_step_and_a_prediction_by_hand():
     assert flops == 2 * (2 * batch * pixels * 3)  # W x, and the gradient of W
     assert method.weight.grad is None
     assert evaluation(method, TINY, 7) == 4 * 7 * (2 * pixels + 3)
+
+
+@pytest.mark.parametrize("make", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_gradients_of_a_convolution_cost_what_it_costs_whatever_its_groups(make, groups):
+    layer = make(8, 12, 3, stride=2, groups=groups, bias=False)
+    x = torch.randn(2, 8, 9, 9, requires_grad=True)
+    with operation_counter() as forward:
+        y = layer(x)
+    with operation_counter() as both:
+        y.sum().backward(retain_graph=True)
+    with operation_counter() as one:
+        torch.autograd.grad(y.sum(), layer.weight)
+    assert both.get_total_flops() == 2 * one.get_total_flops() == 2 * forward.get_total_flops() > 0
+    if groups == 1:  # torch counts these too
+        with FlopCounterMode(display=False) as torch_s:
+            layer(x).sum().backward()
+        assert torch_s.get_total_flops() == 3 * forward.get_total_flops()
 
 
 def test_memory_and_work_of_a_run_by_hand(linear):
