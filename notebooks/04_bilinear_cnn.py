@@ -830,7 +830,8 @@ if others.count() > 3 and full["test_accuracy"].min() < others.min() - 0.1:
         "One of the {n} runs with both loses late what it had learned: seed {seed} "
         "classified {best:.0f} % of its training images after {epoch} epochs, "
         "{last:.0f} % at the end, and {test:.1f} % of the test images. Without this "
-        "seed the two bring {rest}: at a rate of {lr:g} B-CNN trains close to the edge.",
+        "seed the two bring {rest}: at a rate of {lr:g} B-CNN trains close to the "
+        "edge.",
         n=full["test_accuracy"].count(),
         seed=lost["seed"].item(),
         best=max(right),
