@@ -24,8 +24,7 @@ for images, labels in loader:
     low, loss = lower(images), 0.0
     for stage in (1, 2):  # the second pass sees what the first one's boxes enclose
         maps = pyramid({"low": low, "high": upper(low)})  # each (B, 24, h, w)
-        levels = list(maps.values())
-        attended = attention(levels)
+        attended = attention(list(maps.values()))
         for head, f in zip(heads, attended.features, strict=True):
             loss = loss + F.cross_entropy(head(f.mean((2, 3))), labels)
         if stage == 1:
