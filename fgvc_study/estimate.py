@@ -74,10 +74,20 @@ def operation_counter() -> FlopCounterMode:
 
 
 def _convolution_backward_flop(
-    grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *settings: Any, **_: Any
+    grad: Sequence[int],
+    x: Sequence[int],
+    weight: Sequence[int],
+    _bias: Any,
+    _stride: Any,
+    _padding: Any,
+    _dilation: Any,
+    transposed: bool,
+    _output_padding: Any,
+    _groups: int,
+    asked: Sequence[bool],  # of input, weight and bias
+    **_: Any,
 ) -> int:
     """FLOP of the gradients that are asked for; a position of the smaller map meets every weight once."""
-    transposed, asked = settings[4], settings[7]
     smaller = x if transposed else grad
     return 2 * smaller[0] * math.prod(smaller[2:]) * math.prod(weight) * int(sum(asked[:2]))
 

@@ -19,7 +19,7 @@ from fgvc_lib.config import Config
 from fgvc_study import dry_run
 from fgvc_study.experiment import Plan
 from fgvc_study.plan import metrics_of
-from fgvc_study.record import Record, find, find_all, run_id
+from fgvc_study.record import Record, find_all, run_id
 from fgvc_study.training import best_device, measure
 
 FEW = 0.03  # allowed difference in accuracy where fewer than three seeds tell the spread
@@ -40,27 +40,27 @@ def report(
     Returns:
         Whether every run with a record reproduces, and there was one.
     """
-    runs = dict[str, tuple[Config, tuple[Config, ...]]]()  # point → its configuration and those of its variant
+    runs = dict[str, tuple[str, Config, dict[str, Record]]]()  # id → point, configuration, its variant's records
     for experiment in plan.experiments.values():
         for variant, configs in experiment.variants.items():
+            records = find_all(configs)
             for config in configs:
                 point = f"{experiment.name}/{variant}/{config.seed}"
-                if point.startswith(only) and run_id(config) not in {run_id(c) for c, _ in runs.values()}:
-                    runs[point] = config, configs
-    recorded = {point: record for point, (config, _) in runs.items() if (record := find(config))}
-    say(f"{chapter}: {dry_run.sentence([runs[point][0] for point in recorded], device or best_device())}")
+                if point.startswith(only):
+                    runs.setdefault(run_id(config), (point, config, records))
+    recorded = {name: run for name, run in runs.items() if name in run[2]}
+    say(f"{chapter}: {dry_run.sentence([config for _, config, _ in recorded.values()], device or best_device())}")
     agree = dict[str, bool]()
     with tempfile.TemporaryDirectory() as place:
-        for point, old in recorded.items():
-            config, siblings = runs[point]
+        for name, (point, config, records) in recorded.items():
             new = measure(
                 config, chapter=chapter, metrics=metrics_of(plan, config), device=device, place=Path(place), again=True
             )
             if new is None:
                 raise ValueError(f"{point} is being trained by another process: wait for it, then try again")
-            agree[point], why = compare(new, old, list(find_all(siblings).values()))
-            say(f"{'ok  ' if agree[point] else 'FAIL'} {point} | {why}")
-    unknown = len(runs) - len(agree)
+            agree[name], why = compare(new, records[name], list(records.values()))
+            say(f"{'ok  ' if agree[name] else 'FAIL'} {point} | {why}")
+    unknown = len(runs) - len(recorded)
     say(f"{sum(agree.values())} of {len(agree)} runs reproduce; {unknown} have no record to compare with")
     return bool(agree) and all(agree.values())
 

@@ -480,11 +480,14 @@ show(
 
 
 # %% tags=["figure", "hide-input"]
+LINES = ("solid", "dashed")  # of the data sets, in their order
+
+
 def curves(ax, sources, by, value, *, color, label=""):
     """A number against a setting, a line for each data set."""
     x = sorted({v for runs in sources.values() for v in runs[by]})
     text = label
-    for (name, runs), dash in zip(sources.items(), ("-", "--"), strict=False):
+    for (name, runs), dash in zip(sources.items(), LINES, strict=False):
         if value in runs:
             curve(ax, x, runs, by, value, color=color, ls=dash, label=text or name)
             text = "_" if label else ""  # a color is listed once
@@ -492,7 +495,7 @@ def curves(ax, sources, by, value, *, color, label=""):
 
 def dashes(sources):
     """For a caption: which data set has which line."""
-    kinds = zip(sources, ("solid", "dashed"), strict=False)
+    kinds = zip(sources, LINES, strict=False)
     return " (" + ", ".join(f"{name} {kind}" for name, kind in kinds) + ")"
 
 

@@ -160,11 +160,15 @@ def _tables(record: Mapping[str, Any]) -> list[str]:
         titles = [column.replace("_", " ").replace("bytes", "memory") for column in columns]
         if place:
             lines += [f"**{': '.join(part.replace('_', ' ') for part in place if part)}**", ""]
-        lines += [f"| candidate | {' | '.join(titles)} |", "| --- |" + " ---: |" * len(columns)]
-        for candidate, row in rows.items():
-            lines.append(f"| {candidate} | {' | '.join(_shown(c, row.get(c)) for c in columns)} |")
-        lines.append("")
+        cells = [[candidate, *(_shown(c, row.get(c)) for c in columns)] for candidate, row in rows.items()]
+        lines += _numbers([["candidate", *titles], *cells])
     return lines
+
+
+def _numbers(rows: list[list[str]]) -> list[str]:
+    """A table of titles and lines whose first column is words and whose others are numbers."""
+    titles, *lines = (f"| {' | '.join(cells)} |" for cells in rows)
+    return [titles, "| --- |" + " ---: |" * (len(rows[0]) - 1), *lines, ""]
 
 
 def _growth(growth: list[dict[str, Any]]) -> list[str]:
@@ -199,11 +203,7 @@ def _steps(methods: dict[str, dict[str, float]]) -> list[str]:
         times.append([name, f"{row['batch']}", *(_shown("median", row[part]) for part in parts)])
         ratios = (f"{row[key]:.2f} ×" for key in _OVER_FIRST)
         work.append([name, _shown("median", row["prediction"]), *ratios, _shown("peak_bytes", row["peak_bytes"])])
-    lines = []
-    for titles, *rows in (times, work):
-        lines += [f"| {' | '.join(titles)} |", "| --- |" + " ---: |" * (len(titles) - 1)]
-        lines += [*(f"| {' | '.join(cells)} |" for cells in rows), ""]
-    return lines
+    return [*_numbers(times), *_numbers(work)]
 
 
 _OVER_FIRST = {

@@ -1,6 +1,6 @@
-// A box wider than its column scrolls: it fades at an edge beyond which more lies, and the keyboard can reach it.
 const SMALLEST = 0.58;  // of a figure's size: letters of 8 points then have 6 pixels, and the rest of it scrolls
 
+// A box wider than its column scrolls: it fades at an edge beyond which more lies, and the keyboard can reach it.
 addEventListener("load", async () => {
   for (const image of document.querySelectorAll("a.image-reference > img"))
     image.style.minWidth = `${SMALLEST * parseFloat(image.style.width)}px`;
