@@ -81,8 +81,11 @@ def measure(
     with distributed.process_group(pick_device(device)), _alone(folder) as alone:
         if not alone:
             return None
-        record = None if again else distributed.from_rank_0(find(config))
+        known = distributed.from_rank_0(find(config))
+        record = None if again else known
         if not is_measured(record, metrics):
+            if known is not None:  # another chapter's run: its metrics are taken again, and the record stays one
+                chapter, metrics = known.chapter, list(dict.fromkeys([*known.metrics, *metrics]))
             data = load(config.data, **config.data_args)
             place = folders.build() / "results" if place is None else place
             record, _ = _train(config, chapter, metrics, data, device, folder, place)

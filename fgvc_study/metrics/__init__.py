@@ -15,6 +15,7 @@ from fgvc_study.metrics.cost import cost
 from fgvc_study.metrics.embedding import center_drift, compactness, features_2d, verification
 from fgvc_study.metrics.groups import group_parts
 from fgvc_study.metrics.parts import NotApplicable
+from fgvc_study.metrics.points import group_points, point_magnification
 from fgvc_study.metrics.predictions import correct
 from fgvc_study.metrics.sampling import channel_parts, magnification, part_net
 
@@ -30,8 +31,10 @@ METRICS: dict[str, Metric] = {
     "features_2d": features_2d,
     "fgsm": fgsm,
     "group_parts": group_parts,
+    "group_points": group_points,
     "magnification": magnification,
     "part_net": part_net,
+    "point_magnification": point_magnification,
     "roi_parts": roi_parts,
     "roi_points": roi_points,
     "stages": stages,

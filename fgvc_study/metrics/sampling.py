@@ -34,11 +34,11 @@ def magnification(method: Method, data: ImageData, device: str, *, limit: int = 
     Raises:
         ValueError: another method than TASN, or data without ``masks`` and ``discriminative`` parts.
     """
-    method = _tasn(method)
-    _need(data, "masks", "discriminative")
+    method = tasn_of(method)
+    need(data, "masks", "discriminative")
     found: list[Tensor] = []  # (B, 3) each: structure, detail, best detail
     deciding: list[Tensor] = []
-    for images, _, parts in _batches(data, limit, device):
+    for images, _, parts in sampled_batches(data, limit, device):
         rows = torch.arange(len(images), device=images.device)
         masks = parts["masks"][rows, parts["discriminative"]]  # (B, H, W)
         deciding.append(parts["discriminative"].cpu())
@@ -117,16 +117,16 @@ def channel_parts(method: Method, data: ImageData, device: str, *, limit: int = 
     Raises:
         ValueError: another method than TASN, one without attention, or data without ``masks`` or ``points``.
     """
-    method = _tasn(method)
+    method = tasn_of(method)
     if method.attention_net is None:
         raise ValueError("channel_parts needs an attention net: structure or detail must be 'attention'")
     known = "masks" if "masks" in data.test.parts else "points"
-    _need(data, known)
+    need(data, known)
     net = method.attention_net.backbone
     first = net.centers[net.last]
     pointed: dict[str, list[Tensor]] = {"raw": [], "trilinear": []}
     labels, deciding = [], []
-    for images, targets, parts in _batches(data, limit, device):
+    for images, targets, parts in sampled_batches(data, limit, device):
         labels.append(targets.cpu())
         deciding.append(parts["discriminative"].cpu() if "discriminative" in parts else torch.full((len(images),), -2))
         for name, maps in zip(("raw", "trilinear"), attention_maps(method, images), strict=True):
@@ -230,7 +230,7 @@ def part_net(method: Method, data: ImageData, device: str) -> dict[str, float | 
     Raises:
         ValueError: another method than TASN, or one whose prediction is ``concat``.
     """
-    method = _tasn(method)
+    method = tasn_of(method)
     if method.predict == "concat":
         raise ValueError("part_net takes master and part net apart: predict='concat' has a classifier on both")
     together = copy.copy(method)  # shares the weights; its setting is its own
@@ -255,20 +255,22 @@ def part_net(method: Method, data: ImageData, device: str) -> dict[str, float | 
     return {name: count / len(data.test) for name, count in hits.items()}
 
 
-def _tasn(method: Method) -> TASN:
+def tasn_of(method: Method) -> TASN:
+    """The method in evaluation mode, refused where it is another one."""
     if not isinstance(method, TASN):
         raise NotApplicable(f"this metric looks at TASN's attention, got {type(method).__name__}: use method 'tasn'")
     method.eval()
     return method
 
 
-def _need(data: ImageData, *names: str) -> None:
+def need(data: ImageData, *names: str) -> None:
+    """Refuse data that does not know these of its parts."""
     for name in names:
         if name not in data.test.parts:
             raise NotApplicable(f"data set {data.name!r} has no {name} of parts: use one that has, such as 'birds'")
 
 
-def _batches(data: ImageData, limit: int, device: str) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+def sampled_batches(data: ImageData, limit: int, device: str) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
     """Images, labels and parts of at most ``limit`` test images, chosen at random but always the same.
 
     Not evenly spaced: where classes take turns, as in the synthetic set, an even step would pass some of them over.

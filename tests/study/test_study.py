@@ -55,6 +55,9 @@ def test_an_experiment_is_trained_once_and_found_again(trainings, capsys):
 
     study.run("z", {"first": CONFIG}, metrics=["features_2d"])  # a metric that the record lacks
     assert len(trainings) == 5
+    record = find(CONFIG)
+    assert (record.chapter, record.metrics) == ("02_center_loss", ["compactness", "features_2d"])
+    assert len(list(folders.build().rglob(f"results/*/{record.id}.json"))) == 1
     assert not list((folders.build() / "runs").glob("*/checkpoint*"))
 
 
