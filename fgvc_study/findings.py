@@ -36,6 +36,11 @@ class Difference:
             return "above"
         return "below" if self.high < 0 else "not clearly different from"
 
+    @property
+    def numbers(self) -> str:
+        """Without the unit, for a table whose heading has it."""
+        return str(self).replace(" points", "")
+
     def __str__(self) -> str:
         if self.seeds == 1:
             return f"{self.mean:+.1f} points, one seed".replace("-", "−")

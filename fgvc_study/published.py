@@ -92,15 +92,16 @@ def effects(
 
     Returns:
         Columns ``comparison``, ``data``, ``published, points``, ``source``, and one for each of ``ours``: the
-        difference with its interval, or *not measured yet*.
+        difference with its interval, in points, or *not measured yet*.
     """
     lines = []
     for variant, over in pairs:
-        found = {name: difference(runs, variant, over) or "not measured yet" for name, runs in ours.items()}
+        found = {name: difference(runs, variant, over) for name, runs in ours.items()}
+        mine = {name: d.numbers if d else "not measured yet" for name, d in found.items()}
         for a, b in _both(experiment, variant, over, path):
             points = f"{a.value:g} − {b.value:g} = {a.value - b.value:+.1f}".replace("-", "−")
             line = {"comparison": f"{variant} − {over}", "data": a.dataset, "published, points": points}
-            lines.append(line | {"source": a.source} | {name: str(text) for name, text in found.items()})
+            lines.append(line | {"source": a.source} | mine)
     return pd.DataFrame(lines, columns=["comparison", "data", "published, points", "source", *ours])
 
 

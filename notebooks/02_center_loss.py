@@ -103,6 +103,7 @@ batch_size = 32
 lr = 0.02
 max_steps = None
 seeds = [0, 1, 2, 3, 4]
+seeds_of = {}  # value of λ: its seeds, where it has others
 device = None  # the best there is
 train = "missing"  # what has no record; "all": everything again; "never": nothing
 lam = 0.01  # λ of the runs that do not sweep it
@@ -437,7 +438,10 @@ tell(
 
 # %% tags=["experiment", "hide-input"]
 by_lambda = study.run(
-    "lambda", {f"{value:g}": lenet(lam=value) for value in lambdas}, metrics=PICTURES
+    "lambda",
+    {f"{value:g}": lenet(lam=value) for value in lambdas},
+    metrics=PICTURES,
+    seeds=seeds_of,
 )
 
 # %% tags=["figure", "hide-input"]
@@ -715,7 +719,7 @@ for text, value in (("accuracy of pairs", "verification/accuracy"), *GAINS.items
             for row, text in zip(("softmax", "+ center"), levels, strict=True)
         }
         d = difference(thick, *PAIR[::-1], value)
-        line["effect, points"] = str(d).replace(" points", "") if d else "–"
+        line["effect, points"] = d.numbers if d else "–"
         lines.append(line)
 show_table(
     pd.DataFrame(lines),

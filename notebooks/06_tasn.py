@@ -29,6 +29,7 @@ batch_size = 32
 lr = 0.1
 max_steps = None
 seeds = [0, 1, 2, 3, 4]
+seeds_of = {}  # row of the components: its seeds, where it has others
 device = None  # the best there is
 train = "missing"  # "all" measures everything again, "never" shows what there is
 temperatures = [1.0, 3.0, 10.0, 30.0]
@@ -121,6 +122,7 @@ by_component = study.run(
         TAUGHT: tasn_with(),
     },
     metrics=["magnification", "part_net"],
+    seeds=seeds_of,
 )
 
 # %% tags=["figure", "hide-input"]
@@ -1091,7 +1093,7 @@ beside = pd.concat(
         ),
     ]
 )
-beside = beside.replace({re.escape(TAUGHT): "TASN", " points": ""}, regex=True)
+beside = beside.replace({re.escape(TAUGHT): "TASN"}, regex=True)
 show_table(
     beside.drop(columns="source"),
     foot=f"Published: {'; '.join(beside['source'].unique())}. Ours in points, with the "

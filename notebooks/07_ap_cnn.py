@@ -28,6 +28,7 @@ lr = 0.006  # eight cross-entropies are summed, and at larger rates the masks sa
 plain_lr = 0.1  # of the network without a pyramid, which has one
 max_steps = None
 seeds = [0, 1, 2]
+seeds_of = {}  # row of components or gates: its seeds, where it has others
 device = None  # the best there is
 train = "missing"  # "all" measures everything again, "never" shows what there is
 channels = 32  # of the pyramid
@@ -116,6 +117,7 @@ by_component = study.run(
         UNTRAINED: vary(ap_cnn(), lr=0.0, epochs=2),
     },
     metrics=METRICS,
+    seeds=seeds_of,
 )
 
 # %% tags=["figure", "hide-input"]
@@ -842,6 +844,7 @@ by_gate = study.run(
         PLAIN: plain,
     },
     metrics=METRICS,
+    seeds=seeds_of,
 )
 by_levels = study.run(
     "levels",
@@ -1053,7 +1056,7 @@ beside = pd.concat(
         ),
     ]
 )
-beside = beside.replace({", the same head": "", " points": ""}, regex=True)
+beside = beside.replace({", the same head": ""}, regex=True)
 show_table(
     beside.drop(columns="source"),
     foot=f"Published: {'; '.join(beside['source'].unique())}. Ours in points, with the "

@@ -51,6 +51,7 @@ trials = {
     "AP-CNN": [0.002, 0.006, 0.02],
 }
 trial_seeds = [100, 101]  # used for nothing else
+point_seeds = []  # of networks whose attention is compared with part points
 changes = {}  # of single methods, where another network or data set asks for them
 elsewhere = {}  # further data sets to compare on, with the settings that differ there
 settings = {"precision": "float32"}  # of all runs; the same on every device
@@ -501,6 +502,19 @@ for name, other in elsewhere.items():
     }
     study.run(f"compare on {name}", variants, metrics=["correct", "cost"])
 
+MC, ALIKE, TASN, AP = "MC-Loss", "plain, head of MC-Loss", "TASN", "AP-CNN"
+looking = {name: vary(methods()[name], lr=rates[name]) for name in (MC, TASN, AP)}
+looking[ALIKE] = vary(looking[MC], method_args={"mu": 0.0})
+for name in (TASN, AP):
+    looking[f"{name}, not trained"] = vary(looking[name], lr=0.0, epochs=1)
+if point_seeds:
+    study.run(
+        "points",
+        looking,
+        metrics=["group_points", "point_magnification", "roi_points"],
+        seeds=point_seeds,
+    )
+
 # %%
 tables = {
     title(runs): runs for runs in [compared, *photographs] if runs["measured"].any()
@@ -649,6 +663,46 @@ for bench in benchmarks.records("step"):
         foot=f"benchmarks/step.py: {bench['device']['name']}; "
         f"torch {bench['versions']['torch']}, {bench['repeats']} rounds in turn.",
     )
+
+# %% [markdown]
+# ### Where they look
+#
+# Three of the methods claim to look at parts. On CUB-100 we compare this with the part points that people clicked. *Elsewhere* is chance: the
+# same attention against the points of the next image, since birds tend to stand in the middle. *Without* is the plain network with the head of MC-Loss, and TASN and
+# AP-CNN before they are trained; the backbones of all have seen ImageNet.
+
+# %% tags=["table", "hide-input"]
+looked = study.recorded("points", profile="photos")
+GROUPS, BOXES = "group_points/on_part", "roi_points/all/points"
+SAMPLED = "point_magnification/structure"
+MASK = "roi_points/level3/pointing"
+LOOKS = [  # method, what is measured, its column, scale, digits
+    (MC, "channels of the true class that peak at a part, %", GROUPS, 100, 1),
+    (MC, "different parts among three or four channels", "group_points/parts", 1, 2),
+    (TASN, "magnification at the parts, in area", SAMPLED, 1, 2),
+    (AP, "parts inside the boxes, %", BOXES, 100, 1),
+    (AP, "images with the finest mask's peak at a part, %", MASK, 100, 1),
+]
+without = {MC: ALIKE, TASN: f"{TASN}, not trained", AP: f"{AP}, not trained"}
+
+
+def seen(variant, column, scale=100, digits=1):
+    """Mean and spread of one number of the runs that were looked into."""
+    runs = looked[looked["variant"] == variant]
+    return plus_minus(runs.get(column, []), scale=scale, digits=digits)
+
+
+lines = [
+    {
+        "method": method,
+        "measured": what,
+        "trained": seen(method, column, scale, digits),
+        "elsewhere": seen(method, f"{column}_elsewhere", scale, digits),
+        "without": seen(without[method], column, scale, digits),
+    }
+    for method, what, column, scale, digits in LOOKS
+]
+show_table(pd.DataFrame(lines), foot=study.foot(looked))
 
 # %% [markdown]
 # ## What we found

@@ -78,6 +78,6 @@ def test_effects_pair_the_figures_of_one_source_and_stand_beside_ours(tmp_path):
     (line,) = published.effects("03_x/components", pairs, path=path, birds=runs, cars=runs[:0]).to_dict("records")
     assert line["published, points"] == "87.3 − 85.1 = +2.2"
     assert (line["comparison"], line["data"], line["source"]) == ("one − two", "cub", "paper")
-    assert (line["birds"], line["cars"]) == ("+20.0 points, one seed", "not measured yet")
+    assert (line["birds"], line["cars"]) == ("+20.0, one seed", "not measured yet")
     assert published.effect("03_x/components", "one", "two", path=path) == pytest.approx(2.2)
     assert published.effect("03_x/components", "two", "none", path=path) is None
