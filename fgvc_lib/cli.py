@@ -123,7 +123,7 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="For the report; by default beside the model.", metavar="DIR")
     ] = None,
-    batch_size: Batch = 256,
+    batch_size: Batch = 64,
     device: Device = None,
 ) -> None:
     """Score a trained model on its data or on another folder: JSON, and a report to open in a browser."""

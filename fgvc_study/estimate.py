@@ -36,7 +36,7 @@ from fgvc_lib.train.model import build_for
 from fgvc_lib.train.schedule import start_phase, stretches, train_mode
 from fgvc_lib.train.trainer import check_micro_batches
 
-EVALUATION_BATCH = 256  # of fgvc_lib.train.evaluate
+EVALUATION_BATCH = 64  # of fgvc_lib.train.evaluate
 
 
 @dataclass(frozen=True)

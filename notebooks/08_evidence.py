@@ -376,7 +376,8 @@ show(
 # ($t_{2,\,0.975} \approx 4.3$), so *inconclusive* is a frequent and honest answer. More seeds would settle it.
 #
 # **Many tests.** Of fifty intervals at 95 %, two or three miss by chance. So all claims are judged once more together, with the expected fraction of false
-# findings held at 5 % {footcite:p}`benjamini1995controlling`; the last column of the tables says what remains. **One seed.** A verdict is marked as *fragile* if its effect changes sign when one
+# findings held at 5 % {footcite:p}`benjamini1995controlling`; the last column of the tables says what remains. **How many seeds.** A pair of rows that three seeds leave open gets five, and if it is still open, ten; the profiles name such rows (`seeds_of`). Adding seeds until an
+# interval excludes zero would find too much, so seeds are added in these steps alone and the last verdict stays. **One seed.** A verdict is marked as *fragile* if its effect changes sign when one
 # seed is left out. **Whose claim, and when.** Only what the paper itself says counts as the paper's claim. Most claims were written down before
 # the runs that test them; the tables give the day.
 #
