@@ -51,7 +51,6 @@ trials = {
     "AP-CNN": [0.002, 0.006, 0.02],
 }
 trial_seeds = [100, 101]  # used for nothing else
-point_seeds = []  # of networks whose attention is compared with part points
 changes = {}  # of single methods, where another network or data set asks for them
 elsewhere = {}  # further data sets to compare on, with the settings that differ there
 settings = {"precision": "float32"}  # of all runs; the same on every device
@@ -375,11 +374,11 @@ show(
 # A claim of equality ("α matters little") swaps the roles: it is reproduced where the interval lies inside the band. Three seeds make wide intervals
 # ($t_{2,\,0.975} \approx 4.3$), so *inconclusive* is a frequent and honest answer. More seeds would settle it.
 #
-# **Many tests.** Of fifty intervals at 95 %, two or three miss by chance. So all claims are judged once more together, with the expected fraction of false
-# findings held at 5 % {footcite:p}`benjamini1995controlling`; the last column of the tables says what remains. **How many seeds.** A pair of rows that three seeds leave open gets five, and if it is still open, ten; the profiles name such rows (`seeds_of`). Adding seeds until an
-# interval excludes zero would find too much, so seeds are added in these steps alone and the last verdict stays. **One seed.** A verdict is marked as *fragile* if its effect changes sign when one
-# seed is left out. **Whose claim, and when.** Only what the paper itself says counts as the paper's claim. Most claims were written down before
-# the runs that test them; the tables give the day.
+# **Many tests.** Of fifty intervals at 95 %, two or three miss by chance. So all claims are judged once more together, with the expected fraction of false findings held
+# at 5 % {footcite:p}`benjamini1995controlling`; the last column of the tables says what remains. **How many seeds.** A pair of rows that three seeds leave open gets
+# five, and if it is still open, ten; the profiles name such rows (`seeds_of`, `more_seeds`). Adding seeds until an interval excludes zero would find too much, so seeds
+# are added in these steps alone and the last verdict stays. **One seed.** A verdict is marked as *fragile* if its effect changes sign when one seed is left out. **Whose
+# claim, and when.** Only what the paper itself says counts as the paper's claim. Most claims were written down before the runs that test them; the tables give the day.
 #
 # ```{admonition} What these numbers are not
 # :class: warning
@@ -502,19 +501,6 @@ for name, other in elsewhere.items():
         for method, config in methods().items()
     }
     study.run(f"compare on {name}", variants, metrics=["correct", "cost"])
-
-MC, ALIKE, TASN, AP = "MC-Loss", "plain, head of MC-Loss", "TASN", "AP-CNN"
-looking = {name: vary(methods()[name], lr=rates[name]) for name in (MC, TASN, AP)}
-looking[ALIKE] = vary(looking[MC], method_args={"mu": 0.0})
-for name in (TASN, AP):
-    looking[f"{name}, not trained"] = vary(looking[name], lr=0.0, epochs=1)
-if point_seeds:
-    study.run(
-        "points",
-        looking,
-        metrics=["group_points", "point_magnification", "roi_points"],
-        seeds=point_seeds,
-    )
 
 # %%
 tables = {
@@ -664,46 +650,6 @@ for bench in benchmarks.records("step"):
         foot=f"benchmarks/step.py: {bench['device']['name']}; "
         f"torch {bench['versions']['torch']}, {bench['repeats']} rounds in turn.",
     )
-
-# %% [markdown]
-# ### Where they look
-#
-# Three of the methods claim to look at parts. On CUB-100 we compare this with the part points that people clicked. *Elsewhere* is chance: the
-# same attention against the points of the next image, since birds tend to stand in the middle. *Without* is the plain network with the head of MC-Loss, and TASN and
-# AP-CNN before they are trained; the backbones of all have seen ImageNet.
-
-# %% tags=["table", "hide-input"]
-looked = study.recorded("points", profile="photos")
-GROUPS, BOXES = "group_points/on_part", "roi_points/all/points"
-SAMPLED = "point_magnification/structure"
-MASK = "roi_points/level3/pointing"
-LOOKS = [  # method, what is measured, its column, scale, digits
-    (MC, "channels of the true class that peak at a part, %", GROUPS, 100, 1),
-    (MC, "different parts among three or four channels", "group_points/parts", 1, 2),
-    (TASN, "magnification at the parts, in area", SAMPLED, 1, 2),
-    (AP, "parts inside the boxes, %", BOXES, 100, 1),
-    (AP, "images with the finest mask's peak at a part, %", MASK, 100, 1),
-]
-without = {MC: ALIKE, TASN: f"{TASN}, not trained", AP: f"{AP}, not trained"}
-
-
-def seen(variant, column, scale=100, digits=1):
-    """Mean and spread of one number of the runs that were looked into."""
-    runs = looked[looked["variant"] == variant]
-    return plus_minus(runs.get(column, []), scale=scale, digits=digits)
-
-
-lines = [
-    {
-        "method": method,
-        "measured": what,
-        "trained": seen(method, column, scale, digits),
-        "elsewhere": seen(method, f"{column}_elsewhere", scale, digits),
-        "without": seen(without[method], column, scale, digits),
-    }
-    for method, what, column, scale, digits in LOOKS
-]
-show_table(pd.DataFrame(lines), foot=study.foot(looked))
 
 # %% [markdown]
 # ## What we found
