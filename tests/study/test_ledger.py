@@ -196,6 +196,17 @@ def test_every_row_of_the_ledger_is_sound():
             assert set(test) & {"benchmark", "untestable"}, row.id
 
 
+@pytest.mark.parametrize("claim", [c for c in claims() if c.kind == "measured"], ids=lambda claim: claim.claim[:60])
+def test_runs_that_are_compared_were_computed_in_the_same_arithmetic(claim):
+    arithmetic: dict[int, set[str]] = {}
+    for record in judge(claim).records:
+        precision = record.config["precision"]  # "auto" is another one on a GPU than on a CPU
+        kind = record.device["type"] if precision == "auto" else precision
+        arithmetic.setdefault(record.config["seed"], set()).add(kind)
+    mixed = {seed: kinds for seed, kinds in arithmetic.items() if len(kinds) > 1}
+    assert not mixed, f"measure both rows of a seed on one kind of device: {mixed}"
+
+
 def test_an_incomplete_or_repeated_row_is_refused(tmp_path):
     path = tmp_path / "claims.yaml"
     row = claim().model_dump()
