@@ -23,7 +23,7 @@ OTHER = {  # where another value of the same type would mean nothing
     "method_args": {"an": "argument"},
     "changes": {"MC-Loss": {"epochs": 3}},
     "elsewhere": {"flowers": {}},
-    "seeds_of": dict.fromkeys(("0.001", "CE + MC", "bilinear", "SCI", "structure", "two stages"), [7]),  # a row of each
+    "seeds_of": {row: [7] for row in ("0.001", "CE + MC", "bilinear", "SCI", "structure", "two stages")},
 }
 
 
