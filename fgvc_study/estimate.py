@@ -32,11 +32,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc_lib.config import Config
 from fgvc_lib.methods import Method
+from fgvc_lib.train.evaluation import BATCH_SIZE
 from fgvc_lib.train.model import build_for
 from fgvc_lib.train.schedule import start_phase, stretches, train_mode
 from fgvc_lib.train.trainer import check_micro_batches
-
-EVALUATION_BATCH = 64  # of fgvc_lib.train.evaluate
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def estimate(config: Config, shape: Shape, *, processes: int = 1) -> Estimate:
             used, count = step(method, shape, batch, precision=config.precision)
             alive = max(alive, used)
             flops += count * config.grad_accum_steps * processes * (stretch.stop - stretch.start)
-        alive = max(alive, evaluation(method, shape, min(EVALUATION_BATCH, shape.test)))
+        alive = max(alive, evaluation(method, shape, min(BATCH_SIZE, shape.test)))
         fixed = sum(t.nbytes for t in (*method.parameters(), *method.buffers()))
         return Estimate(fixed + trained * ((config.momentum > 0) + (processes > 1)) + alive, flops)
 

@@ -898,11 +898,12 @@ for words, what in FAMILIES.items():
                 line | {"+ MC, %": f"{b:.1f}", "effect, points": f"{b - a:+.1f}"}
             )
 photos = study.recorded("components", profile="photos")
-if photos["measured"].any():
+own_photos = difference(photos, MC, CE)
+if own_photos:
     network = f"{photos['backbone_args.name'].iloc[0]}, pretrained; this book"
     line = {"data": photos["data"].iloc[0], "network": network}
     line |= {"CE, %": level(photos, CE), "+ MC, %": level(photos, MC)}
-    lines.append(line | {"effect, points": difference(photos, MC, CE).numbers})
+    lines.append(line | {"effect, points": own_photos.numbers})
 show_table(
     pd.DataFrame(lines),
     foot="Published: the paper's Table IV, and threads of its repository and of a "
@@ -924,7 +925,6 @@ tell(
     same=same,
     scratch=scratch,
 )
-own_photos = difference(photos, MC, CE)
 if own_photos is None:
     tell("The same comparison on photographs has not been measured in this book yet.")
 else:

@@ -21,16 +21,17 @@ from fgvc_lib.methods import Method
 from fgvc_lib.train import distributed
 from fgvc_lib.train.model import Info
 
+BATCH_SIZE = 64  # larger ones cost a CPU more time for memory than they save
 
-def evaluate(method: Method, data: ImageData, split: str, *, batch_size: int = 64) -> dict[str, float]:
+
+def evaluate(method: Method, data: ImageData, split: str, *, batch_size: int = BATCH_SIZE) -> dict[str, float]:
     """Top-1 accuracy and mean cross-entropy (without label smoothing) on a split, over all processes.
 
     Args:
         method: its mode is left as it was.
         data: the set.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        batch_size: images at once, on each process; a CPU spends more time on the memory of larger batches than they
-            save.
+        batch_size: images at once, on each process.
 
     Returns:
         ``accuracy`` in [0, 1] and ``loss`` in nats; NaN for an empty split.
@@ -145,7 +146,12 @@ def labeled_folder(info: Info, root: str, *, split: str | None = None, skip_bad:
 
 
 def predict(
-    method: Method, data: ImageData, split: str, *, batch_size: int = 64, device: torch.device | str | None = None
+    method: Method,
+    data: ImageData,
+    split: str,
+    *,
+    batch_size: int = BATCH_SIZE,
+    device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits of a whole split, in its order.
 

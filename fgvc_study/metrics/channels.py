@@ -13,6 +13,7 @@ from fgvc_lib.data.loader import Loader
 from fgvc_lib.layers.channel_interaction import Scale, SelfChannelInteraction, channel_relation
 from fgvc_lib.methods.base import Method
 from fgvc_lib.methods.cin import CIN
+from fgvc_study.metrics.known_parts import need_parts
 from fgvc_study.metrics.parts import NotApplicable, peak_parts
 
 
@@ -31,8 +32,7 @@ def complements(method: Method, data: ImageData, device: str) -> dict[str, float
         raise NotApplicable(
             f"channels are compared in front of CIN's block, got {type(method).__name__}: use method 'cin'"
         )
-    if "masks" not in data.test.parts:
-        raise NotApplicable(f"data set {data.name!r} has no masks of parts: use one that has, such as 'birds'")
+    need_parts(data, "masks")
     method.eval()
     block = method.attached.block
     scale = block.scale if isinstance(block, SelfChannelInteraction) else "positions"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from fgvc_lib.data.dataset import ImageData, Split
-from fgvc_lib.data.loader import Loader
+from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.losses.mutual_channel import group_diversity
 from fgvc_lib.methods.base import Method
 from fgvc_lib.methods.mutual_channel import MutualChannel, class_maps
 from fgvc_study.metrics.channels import channel_parts_of
+from fgvc_study.metrics.known_parts import batches_with_parts, need_parts
 from fgvc_study.metrics.parts import NotApplicable, distinct_parts, mass_on_part
 
 
@@ -34,28 +32,16 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
     Raises:
         ValueError: another method than MC-Loss, or data without ``masks`` and ``discriminative`` parts.
     """
-    if not isinstance(method, MutualChannel):
-        raise NotApplicable(
-            f"channels of classes are those of MC-Loss, got {type(method).__name__}: use method 'mutual_channel'"
-        )
-    for name in ("masks", "discriminative"):
-        if name not in data.test.parts:
-            raise NotApplicable(f"data set {data.name!r} has no {name} of parts: use one that has, such as 'birds'")
-    method.eval()
+    method = groups_of(method)
+    need_parts(data, "masks", "discriminative")
     classes, count = method.num_classes, len(data.part_names)
     center = method.backbone.centers[method.backbone.last]
-    order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
-    keep = order[:limit].sort().values.numpy()
-    masks = torch.from_numpy(np.asarray(data.test.parts["masks"][keep]))  # (n, P, H, W)
-    deciding = torch.from_numpy(np.asarray(data.test.parts["discriminative"][keep]))  # (n,)
-    some = dataclasses.replace(data, test=Split(np.asarray(data.test.images[keep]), data.test.labels[keep]))
-
     found: dict[str, list[Tensor]] = {}
     by_class, images_of = torch.zeros(classes, count + 1), torch.zeros(classes)
-    for images, labels, rows in Loader(some, "test", 64, train=False, seed=0, device=device).epoch(0):
+    for images, labels, known in batches_with_parts(data, limit, device):
         features = method(images).maps["features"].float()  # (B, N, h, w)
         mine = class_maps(features, labels, classes)  # (B, ξ, h, w)
-        own, decides = masks[rows.cpu()].to(mine.device), deciding[rows.cpu()].to(mine.device)
+        own, decides = known["masks"], known["discriminative"]  # (B, P, H, W), (B,)
         parts = channel_parts_of(mine, own, center=center)  # (B, ξ)
         part = own[torch.arange(len(own), device=own.device), decides]  # (B, H, W)
         share, even = mass_on_part(mine.amax(1).clamp(min=0), part, center=center)
@@ -74,3 +60,13 @@ def group_parts(method: Method, data: ImageData, device: str, *, limit: int = 48
         images_of += torch.bincount(labels.cpu(), minlength=classes)
     means: dict[str, float | np.ndarray] = {name: float(torch.cat(v).nanmean()) for name, v in found.items()}
     return means | {"by_class": (by_class / images_of[:, None]).numpy().astype(np.float32)}
+
+
+def groups_of(method: Method) -> MutualChannel:
+    """The method in evaluation mode, refused where it is another one than MC-Loss."""
+    if not isinstance(method, MutualChannel):
+        raise NotApplicable(
+            f"channels of classes are those of MC-Loss, got {type(method).__name__}: use method 'mutual_channel'"
+        )
+    method.eval()
+    return method

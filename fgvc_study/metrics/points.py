@@ -13,12 +13,12 @@ from torch import Tensor
 from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.losses.mutual_channel import group_diversity
 from fgvc_lib.methods.base import Method
-from fgvc_lib.methods.mutual_channel import MutualChannel, class_maps
+from fgvc_lib.methods.mutual_channel import class_maps
 from fgvc_lib.methods.tasn import TASN
-from fgvc_study.metrics.parts import NotApplicable, distinct_parts, peaks
-from fgvc_study.metrics.sampling import area_magnification, nearest_points, need, sampled_batches, tasn_of
-
-REACH = 0.1  # of the image's side: how near a peak has to be to a point
+from fgvc_study.metrics.groups import groups_of
+from fgvc_study.metrics.known_parts import batches_with_parts, need_parts
+from fgvc_study.metrics.parts import distinct_parts, peaks
+from fgvc_study.metrics.sampling import REACH, magnified, nearest_points, sampling_maps, tasn_of
 
 
 @torch.no_grad()
@@ -36,21 +36,19 @@ def point_magnification(
         ValueError: another method than TASN, or data without part ``points``.
     """
     method = tasn_of(method)
-    need(data, "points")
+    need_parts(data, "points")
     found: list[Tensor] = []  # (B, 4) each
-    for images, _, parts in sampled_batches(data, limit, device):
+    for images, _, parts in batches_with_parts(data, limit, device):
         points = parts["points"].float()  # (B, P, 2)
         one = images.new_ones(len(images))
         structure = elsewhere = detail = best = one
-        if method.attention_net is not None:
-            maps = method(images).maps
-            size = (int(images.shape[2]), int(images.shape[3]))
-            if "structure_map" in maps:
-                structure = _at(method, maps["structure_map"], points, size)[:, 0].nanmean(1)
-                elsewhere = _at(method, maps["structure_map"], points.roll(-1, 0), size)[:, 0].nanmean(1)
-            if method.detail == "attention":
-                each = _at(method, maps["attention"], points, size)  # (B, C, P)
-                detail, best = each.mean(1).nanmean(1), each.amax(1).nanmean(1)
+        maps, size = sampling_maps(method, images), (int(images.shape[2]), int(images.shape[3]))
+        if "structure" in maps:
+            structure = _at(method, maps["structure"], points, size)[:, 0].nanmean(1)
+            elsewhere = _at(method, maps["structure"], points.roll(-1, 0), size)[:, 0].nanmean(1)
+        if "detail" in maps:
+            each = _at(method, maps["detail"], points, size)  # (B, C, P)
+            detail, best = each.mean(1).nanmean(1), each.amax(1).nanmean(1)
         found.append(torch.stack([structure, elsewhere, detail, best], 1).cpu())
     means = torch.cat(found).nanmean(0).tolist()
     return dict(zip(("structure", "structure_elsewhere", "detail", "detail_best"), means, strict=True))
@@ -58,15 +56,12 @@ def point_magnification(
 
 def _at(method: TASN, maps: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:
     """Magnification at points: maps ``(B, K, h, w)``, points ``(B, P, 2)`` → ``(B, K, P)``, NaN where not visible."""
-    batch, count = maps.shape[:2]
-    y, x = area_magnification(
-        maps.flatten(0, 1), size, limit=method.sampling.limit, equal_zoom=method.sampling.equal_zoom
-    )
+    y, x = magnified(method, maps, size)  # (B, K, H), (B, K, W)
     visible = ~points[..., 0].isnan()  # (B, P)
     columns, rows = points.nan_to_num(0).long().unbind(2)  # (B, P) each
     rows, columns = rows.clamp(0, size[0] - 1), columns.clamp(0, size[1] - 1)
-    at_y = y.view(batch, count, -1).gather(2, rows[:, None].expand(-1, count, -1))  # (B, K, P)
-    at_x = x.view(batch, count, -1).gather(2, columns[:, None].expand(-1, count, -1))
+    at_y = y.gather(2, rows[:, None].expand(-1, maps.shape[1], -1))  # (B, K, P)
+    at_x = x.gather(2, columns[:, None].expand(-1, maps.shape[1], -1))
     return (at_y * at_x).where(visible[:, None], torch.nan)
 
 
@@ -82,15 +77,11 @@ def group_points(method: Method, data: ImageData, device: str, *, limit: int = 4
     Raises:
         ValueError: another method than MC-Loss, or data without part ``points``.
     """
-    if not isinstance(method, MutualChannel):
-        raise NotApplicable(
-            f"channels of classes are those of MC-Loss, got {type(method).__name__}: use method 'mutual_channel'"
-        )
-    need(data, "points")
-    method.eval()
+    method = groups_of(method)
+    need_parts(data, "points")
     center = method.backbone.centers[method.backbone.last]
     found: dict[str, list[Tensor]] = {}
-    for images, labels, known in sampled_batches(data, limit, device):
+    for images, labels, known in batches_with_parts(data, limit, device):
         features = method(images).maps["features"].float()  # (B, N, h, w)
         mine = class_maps(features, labels, method.num_classes)  # (B, ξ, h, w)
         size = (int(images.shape[2]), int(images.shape[3]))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgvc_lib.data.dataset import ImageData, Split
+from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.loader import Loader
 from fgvc_lib.layers.attention_sampler import axis_magnification
 from fgvc_lib.methods.base import Method
 from fgvc_lib.methods.tasn import TASN
+from fgvc_study.metrics.known_parts import batches_with_parts, need_parts
 from fgvc_study.metrics.parts import NotApplicable, peak_parts, peaks
+
+REACH = 0.1  # of the image's side: how near to a part's point a peak has to be
 
 
 @torch.no_grad()
@@ -35,22 +36,21 @@ def magnification(method: Method, data: ImageData, device: str, *, limit: int = 
         ValueError: another method than TASN, or data without ``masks`` and ``discriminative`` parts.
     """
     method = tasn_of(method)
-    need(data, "masks", "discriminative")
+    need_parts(data, "masks", "discriminative")
     found: list[Tensor] = []  # (B, 3) each: structure, detail, best detail
     deciding: list[Tensor] = []
-    for images, _, parts in sampled_batches(data, limit, device):
+    for images, _, parts in batches_with_parts(data, limit, device):
         rows = torch.arange(len(images), device=images.device)
         masks = parts["masks"][rows, parts["discriminative"]]  # (B, H, W)
         deciding.append(parts["discriminative"].cpu())
         one = images.new_ones(len(images))
         structure = detail = best = one
-        if method.attention_net is not None:
-            maps = method(images).maps
-            if "structure_map" in maps:
-                structure = _part_mean(method, maps["structure_map"], masks)[:, 0]
-            if method.detail == "attention":
-                each = _part_mean(method, maps["attention"], masks)  # (B, C)
-                detail, best = each.mean(1), each.amax(1)
+        maps = sampling_maps(method, images)
+        if "structure" in maps:
+            structure = _part_mean(method, maps["structure"], masks)[:, 0]
+        if "detail" in maps:
+            each = _part_mean(method, maps["detail"], masks)  # (B, C)
+            detail, best = each.mean(1), each.amax(1)
         found.append(torch.stack([structure, detail, best], 1).cpu())
     values, part = torch.cat(found), torch.cat(deciding)
     means = values.nanmean(0)
@@ -85,14 +85,25 @@ def area_magnification(
     return pixels[0], pixels[1]
 
 
+def sampling_maps(method: TASN, images: Tensor) -> dict[str, Tensor]:
+    """The maps that attention samples by: ``structure`` ``(B, 1, h, w)``, ``detail`` ``(B, C, h, w)``, if any."""
+    if method.attention_net is None:
+        return {}
+    maps = method(images).maps
+    found = {"structure": maps["structure_map"]} if "structure_map" in maps else {}
+    return found | ({"detail": maps["attention"]} if method.detail == "attention" else {})
+
+
+def magnified(method: TASN, maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """:func:`area_magnification` as a method samples, ``(B, K, h, w)`` → ``(B, K, H)`` and ``(B, K, W)``."""
+    sampling = method.sampling
+    y, x = area_magnification(maps.flatten(0, 1), size, limit=sampling.limit, equal_zoom=sampling.equal_zoom)
+    return y.view(*maps.shape[:2], -1), x.view(*maps.shape[:2], -1)
+
+
 def _part_mean(method: TASN, maps: Tensor, masks: Tensor) -> Tensor:
     """Mean magnification over the pixels of each image's part: ``(B, K, h, w)``, ``(B, H, W)`` → ``(B, K)``."""
-    batch, count = maps.shape[:2]
-    size = (masks.shape[1], masks.shape[2])
-    y, x = area_magnification(
-        maps.flatten(0, 1), size, limit=method.sampling.limit, equal_zoom=method.sampling.equal_zoom
-    )
-    y, x = y.view(batch, count, -1), x.view(batch, count, -1)  # (B, K, H), (B, K, W)
+    y, x = magnified(method, maps, (masks.shape[1], masks.shape[2]))  # (B, K, H), (B, K, W)
     inside = masks.to(y)
     return ((y @ inside) * x).sum(2) / inside.sum((1, 2))[:, None]  # 0 / 0 is NaN
 
@@ -121,12 +132,12 @@ def channel_parts(method: Method, data: ImageData, device: str, *, limit: int = 
     if method.attention_net is None:
         raise ValueError("channel_parts needs an attention net: structure or detail must be 'attention'")
     known = "masks" if "masks" in data.test.parts else "points"
-    need(data, known)
+    need_parts(data, known)
     net = method.attention_net.backbone
     first = net.centers[net.last]
     pointed: dict[str, list[Tensor]] = {"raw": [], "trilinear": []}
     labels, deciding = [], []
-    for images, targets, parts in sampled_batches(data, limit, device):
+    for images, targets, parts in batches_with_parts(data, limit, device):
         labels.append(targets.cpu())
         deciding.append(parts["discriminative"].cpu() if "discriminative" in parts else torch.full((len(images),), -2))
         for name, maps in zip(("raw", "trilinear"), attention_maps(method, images), strict=True):
@@ -137,7 +148,7 @@ def channel_parts(method: Method, data: ImageData, device: str, *, limit: int = 
                 pointed[name].append(peak_parts(maps, parts["masks"], tolerance=half, center=center).cpu())
             else:
                 where = peaks(maps, size, center=center)
-                pointed[name].append(nearest_points(where, parts["points"], reach=0.1 * size[1]).cpu())
+                pointed[name].append(nearest_points(where, parts["points"], reach=REACH * size[1]).cpu())
     count, label, decides = len(data.part_names), torch.cat(labels), torch.cat(deciding)
     result: dict[str, float | np.ndarray] = {}
     for name, batches in pointed.items():
@@ -261,25 +272,3 @@ def tasn_of(method: Method) -> TASN:
         raise NotApplicable(f"this metric looks at TASN's attention, got {type(method).__name__}: use method 'tasn'")
     method.eval()
     return method
-
-
-def need(data: ImageData, *names: str) -> None:
-    """Refuse data that does not know these of its parts."""
-    for name in names:
-        if name not in data.test.parts:
-            raise NotApplicable(f"data set {data.name!r} has no {name} of parts: use one that has, such as 'birds'")
-
-
-def sampled_batches(data: ImageData, limit: int, device: str) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-    """Images, labels and parts of at most ``limit`` test images, chosen at random but always the same.
-
-    Not evenly spaced: where classes take turns, as in the synthetic set, an even step would pass some of them over.
-    """
-    whole = data.test
-    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
-    keep = order[:limit].sort().values.numpy()
-    parts = {name: np.asarray(values[keep]) for name, values in whole.parts.items()}
-    part = dataclasses.replace(data, test=Split(np.asarray(whole.images[keep]), whole.labels[keep], parts))
-    for images, labels, rows in Loader(part, "test", 64, train=False, seed=0, device=device).epoch(0):
-        chosen = rows.cpu().numpy()
-        yield images, labels, {name: torch.from_numpy(v[chosen]).to(images.device) for name, v in parts.items()}

@@ -28,18 +28,7 @@ def data(n=6):
     )  # fmt: skip
 
 
-def with_features(cells):
-    """A method of two classes whose channel k is 1 in ``cells[k]`` and 0 elsewhere, None for a silent channel."""
-    method = MutualChannel(resnet("small", width=4, last_channels=len(cells)), 2)
-    maps = torch.zeros(1, len(cells), 4, 4)
-    for k, cell in enumerate(cells):
-        if cell is not None:
-            maps[0, k, cell[0], cell[1]] = 1
-    method.backbone.forward = lambda images: {method.backbone.last: maps.expand(len(images), -1, -1, -1)}
-    return method
-
-
-def test_by_hand():
+def test_by_hand(with_features):
     # class 0: one channel on each part; class 1: one on part 1, which decides it, and one beside every part
     found = group_parts(with_features([(0, 0), (3, 3), (3, 3), (0, 3)]), data(), "cpu")
     assert found["parts"] == pytest.approx((2 + 1) / 2)
@@ -53,14 +42,14 @@ def test_by_hand():
     np.testing.assert_allclose(found["by_class"], [[1, 1, 0], [0, 1, 1]])
 
 
-def test_silent_channels_and_uneven_groups_count_as_none():
+def test_silent_channels_and_uneven_groups_count_as_none(with_features):
     # class 0 has one channel, class 1 two, of which one is silent
     found = group_parts(with_features([(0, 0), (3, 3), None]), data(), "cpu")
     assert found["parts"] == 1
     np.testing.assert_allclose(found["by_class"], [[1, 0, 1], [0, 1, 1]])
 
 
-def test_a_class_without_images_has_no_row_and_the_limit_holds():
+def test_a_class_without_images_has_no_row_and_the_limit_holds(with_features):
     one = group_parts(with_features([(0, 0), (3, 3)]), data(), "cpu", limit=1)
     assert np.isnan(one["by_class"]).any(1).sum() == 1
 
@@ -72,7 +61,7 @@ def test_is_registered_and_runs_on_a_network():
     assert 0 <= found["parts"] <= 2
 
 
-def test_refuses_other_methods_and_data():
+def test_refuses_other_methods_and_data(with_features):
     with pytest.raises(ValueError, match="got Baseline"):
         group_parts(Baseline(resnet("small", width=4), 2), data(), "cpu")
     plain = data()

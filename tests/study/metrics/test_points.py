@@ -9,7 +9,6 @@ import torch
 from fgvc_lib.backbones import resnet
 from fgvc_lib.data.dataset import ImageData, Split
 from fgvc_lib.methods.baseline import Baseline
-from fgvc_lib.methods.mutual_channel import MutualChannel
 from fgvc_lib.methods.tasn import TASN
 from fgvc_study.metrics import METRICS
 from fgvc_study.metrics.points import group_points, point_magnification
@@ -30,18 +29,7 @@ def data(points, *, classes=2):
     )  # fmt: skip
 
 
-def with_features(cells):
-    """A method of two classes whose channel k is 1 in ``cells[k]`` and 0 elsewhere, None for a silent channel."""
-    method = MutualChannel(resnet("small", width=4, last_channels=len(cells)), 2)
-    maps = torch.zeros(1, len(cells), 4, 4)
-    for k, cell in enumerate(cells):
-        if cell is not None:
-            maps[0, k, cell[0], cell[1]] = 1
-    method.backbone.forward = lambda images: {method.backbone.last: maps.expand(len(images), -1, -1, -1)}
-    return method
-
-
-def test_groups_by_hand():
+def test_groups_by_hand(with_features):
     # position (row, column) of this network looks at pixel (8 column, 8 row); a tenth of the side is 3.2 pixels
     birds = [[(0, 0), (24, 24)], [(26, 24), (np.nan, np.nan)]]
     found = group_points(with_features([(0, 0), (3, 3), (3, 3), (0, 3)]), data(birds), "cpu")
