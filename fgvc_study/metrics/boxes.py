@@ -18,6 +18,7 @@ from fgvc_lib.data.dataset import ImageData
 from fgvc_lib.data.loader import Loader
 from fgvc_lib.methods.ap_cnn import APCNN
 from fgvc_lib.methods.base import Method
+from fgvc_study.metrics.known_parts import need_parts
 from fgvc_study.metrics.parts import NotApplicable, box_area, box_recall, mass_on_part, peaks, pointing_game
 
 AVERAGES: tuple[Literal["logits", "probabilities"], ...] = ("logits", "probabilities")
@@ -56,7 +57,8 @@ def roi_parts(method: Method, data: ImageData, device: str) -> dict[str, float |
     Raises:
         ValueError: data without ``masks``, ``boxes`` and ``discriminative`` parts, or a method without masks.
     """
-    truth = _parts(data, "masks", "boxes", "discriminative")
+    need_parts(data, "masks", "boxes", "discriminative")
+    truth = data.test.parts
     rows, deciding = np.arange(len(data.test)), truth["discriminative"]
     part_boxes = torch.from_numpy(truth["boxes"][rows, deciding])  # (N, 4)
     part_masks = torch.from_numpy(truth["masks"][rows, deciding])  # (N, H, W)
@@ -99,7 +101,8 @@ def roi_points(
     Raises:
         ValueError: data without ``points``, or a method without masks.
     """
-    points = torch.from_numpy(_parts(data, "points")["points"]).float()  # (N, P, 2)
+    need_parts(data, "points")
+    points = torch.from_numpy(data.test.parts["points"]).float()  # (N, P, 2)
     side = data.image_size
     maps = _with_masks(method, data, device)
     centers = _centers(method)
@@ -165,15 +168,6 @@ def near_a_point(peak: Tensor, points: Tensor, *, tolerance: float) -> Tensor:
     distance = (points - peak[:, None]).norm(dim=-1).nan_to_num(torch.inf)  # (B, P)
     visible = ~points[..., 0].isnan().all(1)
     return torch.where(visible, (distance.amin(1) <= tolerance).float(), torch.nan)
-
-
-def _parts(data: ImageData, *names: str) -> Mapping[str, np.ndarray]:
-    missing = [name for name in names if name not in data.test.parts]
-    if missing:
-        raise NotApplicable(
-            f"data set {data.name!r} does not know the {', '.join(missing)} of its parts: use one that does"
-        )
-    return data.test.parts
 
 
 def _with_masks(method: Method, data: ImageData, device: str) -> dict[str, Tensor]:

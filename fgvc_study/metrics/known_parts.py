@@ -18,7 +18,9 @@ def need_parts(data: ImageData, *names: str) -> None:
     """Refuse data that does not know these of its parts."""
     for name in names:
         if name not in data.test.parts:
-            raise NotApplicable(f"data set {data.name!r} has no {name} of parts: use one that has, such as 'birds'")
+            raise NotApplicable(
+                f"data set {data.name!r} does not know the {name} of its parts: use one that does, such as 'birds'"
+            )
 
 
 def batches_with_parts(data: ImageData, limit: int, device: str) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:

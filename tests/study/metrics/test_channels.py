@@ -128,7 +128,7 @@ def test_measures_x_of_every_row(arguments):
 def test_what_cannot_be_measured_is_refused():
     with pytest.raises(ValueError, match="got Baseline"):
         complements(Baseline(resnet("small", width=4), 3), data(), "cpu")
-    with pytest.raises(ValueError, match="no masks"):
+    with pytest.raises(ValueError, match="does not know the masks"):
         complements(CIN(resnet("small", width=4), 3, embedding=8), data(parts=False), "cpu")
     x = torch.rand(2, 4, 3, 3)
     with pytest.raises(ValueError, match=r"\(2, 4\), got \(2, 5\)"):

@@ -66,5 +66,5 @@ def test_refuses_other_methods_and_data(with_features):
         group_parts(Baseline(resnet("small", width=4), 2), data(), "cpu")
     plain = data()
     plain = dataclasses.replace(plain, test=dataclasses.replace(plain.test, parts={}))
-    with pytest.raises(ValueError, match="has no masks"):
+    with pytest.raises(ValueError, match="does not know the masks"):
         group_parts(with_features([(0, 0), (3, 3)]), plain, "cpu")

@@ -70,5 +70,5 @@ def test_registered_and_refused_elsewhere():
     with pytest.raises(ValueError, match="got Baseline"):
         METRICS["group_points"](Baseline(resnet("small", width=4), 3), birds, "cpu")
     plain = dataclasses.replace(birds, test=dataclasses.replace(birds.test, parts={}))
-    with pytest.raises(ValueError, match="has no points"):
+    with pytest.raises(ValueError, match="does not know the points"):
         point_magnification(tasn(), plain, "cpu")

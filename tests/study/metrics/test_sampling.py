@@ -190,7 +190,7 @@ def test_part_net_takes_the_nets_apart_and_leaves_the_method_as_it_was():
 def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match="use method 'tasn'"):
         magnification(Baseline(resnet("small", width=4), 3), data(), "cpu")
-    with pytest.raises(ValueError, match="has no masks"):
+    with pytest.raises(ValueError, match="does not know the masks"):
         magnification(tasn(), data(known=("points",)), "cpu")
     with pytest.raises(ValueError, match="needs an attention net"):
         channel_parts(tasn(structure="resize", detail=None), data(), "cpu")
