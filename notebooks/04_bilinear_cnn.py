@@ -36,6 +36,7 @@ device = None  # the best there is
 train = "missing"  # what has no record; "all": everything again; "never": nothing
 # instead of lr, where validation prefers another of the rates below
 lrs = {"bilinear": 0.1, "bilinear + root": 0.05}
+changes = {}  # of the settings of single rows
 # the rates that are compared
 rates = {
     "average pooling": [0.02, 0.1, 0.5],
@@ -98,7 +99,8 @@ def pooling(name=FULL, **arguments):
         return vary(base, method="baseline", lr=rate)
     finish = {"root": "root" in name, "normalize": "norm" in name}
     known = {"head_fraction": head_fraction} | finish | method_args | arguments
-    return vary(base, method="bcnn", method_args=known, lr=rate)
+    config = vary(base, method="bcnn", method_args=known, lr=rate)
+    return vary(config, **changes.get(name, {}))
 
 
 style()
@@ -1082,6 +1084,12 @@ rows = [
         gain(by_component, FULL, "average pooling"),
     ),
     (
+        "root and norm over neither",
+        "",
+        gain(photos["components"], FULL, "bilinear"),
+        gain(by_component, FULL, "bilinear"),
+    ),
+    (
         "two unlike networks over one",
         paper(UNLIKE, FULL),
         gain(photos["streams"], UNLIKE, "one"),
@@ -1196,10 +1204,12 @@ tell(
 )
 tell(
     "6. With a pretrained network on CUB-100, B-CNN reaches {bcnn} and average pooling "
-    "{plain}: {d}. The root on top of the norm brings {root} there.",
+    "{plain}: {d}. There the norm on top of the root brings {norm}, and the root on "
+    "top of the norm {root}.",
     bcnn=level(photos["components"], FULL),
     plain=level(photos["components"], "average pooling"),
     d=difference(photos["components"], FULL, "average pooling"),
+    norm=difference(photos["components"], FULL, ROOT),
     root=difference(photos["components"], FULL, "bilinear + norm"),
 )
 

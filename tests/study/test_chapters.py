@@ -21,7 +21,7 @@ OTHER = {  # where another value of the same type would mean nothing
     "per_class": 5,
     "settings": {"weight_decay": 0.125},
     "method_args": {"an": "argument"},
-    "changes": {"MC-Loss": {"epochs": 3}},
+    "changes": {row: {"epochs": 3} for row in ("MC-Loss", "bilinear")},
     "elsewhere": {"flowers": {}},
     "seeds_of": {row: [7] for row in ("0.001", "CE + MC", "bilinear", "SCI", "structure", "two stages")},
 }
