@@ -1518,9 +1518,12 @@ tell(
 )
 tell(
     "6. With a pretrained network on CUB-100, SCI is {sci.word} the baseline ({sci}) "
-    "and the whole of CIN {cin.word} it ({cin}).",
+    "and the whole of CIN {cin.word} it ({cin}). The contrastive loss on SCI's "
+    "features, worth {paper:+.1f} in the paper, is {cont.word} SCI without it: {cont}.",
     sci=difference(photos, "SCI", "baseline"),
     cin=difference(photos, "SCI + CCI", "baseline"),
+    paper=quoted["SCI + Cont"] - quoted["SCI"],
+    cont=difference(photos, "SCI + Cont", "SCI"),
 )
 
 # %% [markdown]
