@@ -96,10 +96,11 @@ def pooling(name=FULL, **arguments):
     """Average pooling, or second-order pooling that is finished as the name says."""
     rate = lrs.get(name, lr)
     if name == "average pooling":
-        return vary(base, method="baseline", lr=rate)
-    finish = {"root": "root" in name, "normalize": "norm" in name}
-    known = {"head_fraction": head_fraction} | finish | method_args | arguments
-    config = vary(base, method="bcnn", method_args=known, lr=rate)
+        config = vary(base, method="baseline", lr=rate)
+    else:
+        finish = {"root": "root" in name, "normalize": "norm" in name}
+        known = {"head_fraction": head_fraction} | finish | method_args | arguments
+        config = vary(base, method="bcnn", method_args=known, lr=rate)
     return vary(config, **changes.get(name, {}))
 
 
