@@ -136,13 +136,14 @@ def decide(low: float, high: float, *, side: str, band: float) -> str:
 def judge(claim: Claim, profile: str | None = None) -> Verdict:
     """Compute the verdict of a claim from committed records and benchmarks.
 
-    The runs are those of ``profile``, or of the one that says most among those in which the claim is measured.
+    The runs are those of ``profile``, or of the one that says most among those in which the claim is measured. A claim
+    about networks from scratch, or about pretrained ones, names the only profile that can speak about it.
 
     ``claim.test`` is one of
 
     * ``{experiment, a, b, value, side, band, unit}``: variants a and b of an experiment, ``<chapter>/<name>``; b may be
       a list, and a is then compared with each of them, the least favorable verdict counting. ``a_value``, ``b_value``
-      compare two numbers of the same runs instead: leave ``b`` out.
+      compare two numbers of the same runs instead: leave ``b`` out. ``profile``, if given, is the only one to judge by.
     * ``{test}``: path::name of a test that asserts it exactly.
     * ``{benchmark, key, side, bound, unit}``: a number of ``data/benchmarks/<benchmark>``, dotted key.
     * ``{untestable}``: the reason.
@@ -156,7 +157,9 @@ def judge(claim: Claim, profile: str | None = None) -> Verdict:
         return _judge_benchmark(test)
     others = test["b"] if isinstance(test.get("b"), list) else [test.get("b", test["a"])]
     order = ("reproduced", "inconclusive", "not reproduced", "not measured yet")
-    for name in STRONGEST if profile is None else (profile,):
+    profiles = STRONGEST if profile is None else (profile,)
+    verdict = Verdict("not measured yet", unit=test.get("unit", ""), why=f"profile {profile} cannot speak about it")
+    for name in (name for name in profiles if test.get("profile", name) == name):
         found = [_judge_pair(test, other, name) for other in others]
         verdict = max(found, key=lambda v: order.index(v.verdict))
         if verdict.verdict != "not measured yet":

@@ -110,6 +110,16 @@ def test_the_profile_that_says_most_is_one_in_which_the_claim_is_measured(measur
     assert judge(row, "photos").verdict == "not measured yet"
 
 
+def test_a_claim_about_one_way_of_training_is_judged_by_it_alone(measured, monkeypatch):
+    quick = ledger.recorded
+    monkeypatch.setattr(ledger, "recorded", lambda name, profile: quick(name, "quick"))  # every profile has runs
+    row = claim(experiment="03_x/g", a="a", b="b", value="test_accuracy", side="greater", band=0.01)
+    assert judge(row).profile == ledger.STRONGEST[0]
+    row = row.model_copy(update={"test": row.test | {"profile": "quick"}})
+    assert judge(row).profile == judge(row, "quick").profile == "quick"
+    assert judge(row, "photos").verdict == "not measured yet"
+
+
 def test_a_sign_that_hangs_on_one_seed_is_fragile(measured):
     row = claim(experiment="03_x/g", a="a", b="b", value="test_accuracy", side="greater", band=0.01)
     assert not judge(row).fragile
@@ -187,6 +197,7 @@ def test_every_row_of_the_ledger_is_sound():
             others = test["b"] if isinstance(test.get("b"), list) else [test.get("b", test["a"])]
             assert {test["a"], *others} <= labels, row.id
             assert test["side"] in ledger.SIDES, row.id
+            assert test.get("profile", "quick") in ledger.STRONGEST, row.id
             assert test["band"] >= 0, row.id
             assert "value" in test or {"a_value", "b_value"} <= set(test), row.id
         elif "test" in test:
