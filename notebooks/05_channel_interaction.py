@@ -1519,11 +1519,14 @@ tell(
 tell(
     "6. With a pretrained network on CUB-100, SCI is {sci.word} the baseline ({sci}) "
     "and the whole of CIN {cin.word} it ({cin}). The contrastive loss on SCI's "
-    "features, worth {paper:+.1f} in the paper, is {cont.word} SCI without it: {cont}.",
+    "features, worth {paper:+.1f} in the paper, is {cont.word} SCI without it: {cont}. "
+    "The same loss on what CCI leaves of them is {cci.word} that ({cci}); why it helps "
+    "on the one and not on the other is an open question.",
     sci=difference(photos, "SCI", "baseline"),
     cin=difference(photos, "SCI + CCI", "baseline"),
     paper=quoted["SCI + Cont"] - quoted["SCI"],
     cont=difference(photos, "SCI + Cont", "SCI"),
+    cci=difference(photos, "SCI + CCI", "SCI + Cont"),
 )
 
 # %% [markdown]
