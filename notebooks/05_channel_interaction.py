@@ -1284,10 +1284,13 @@ tell(
 if photos["measured"].any():
     tell(
         "On our photographs SCI is {sci.word} the baseline ({sci}), and CIN "
-        "{cin.word} it ({cin}). SE, a gate for each channel, is {se.word} it ({se}).",
+        "{cin.word} it ({cin}). SE, a gate for each channel, is {se.word} it ({se}). "
+        "With the sign turned, so that similar channels are added (Pos-SCI), the block "
+        "is {pos.word} SCI ({pos}).",
         sci=difference(photos, "SCI", "baseline"),
         cin=difference(photos, "SCI + CCI", "baseline"),
         se=difference(photos, "SE", "baseline"),
+        pos=difference(photos, "Pos-SCI", "SCI"),
     )
 
 # %% [markdown]
