@@ -755,18 +755,21 @@ tell(
     i=difference(photo, "CIN", plain),
     m=difference(photo, "MC-Loss", elu),
 )
-unclear = [v for _, v in testable if v.verdict == "inconclusive"]
-small = [
-    v for v in unclear if v.unit == "points" and -0.02 < v.low < v.high < 0.02
-]  # fractions
+unclear = [(c, v) for c, v in testable if v.verdict == "inconclusive"]
+points = [(c, v) for c, v in unclear if v.unit == "points"]  # as fractions
+no_gain = [
+    c for c, v in points if c.test["side"] == "greater" and v.high < c.test["band"]
+]
 tell(
     "10. **Seeds decide what can be said.** {u:.0f} % of the measured claims are "
     "inconclusive. With three seeds an interval reaches more than four standard errors "
     "to either side. Inconclusive does not mean unknown: in {n} of these {all} cases "
-    "the whole interval lies within two points of zero.",
+    "the whole interval lies within two points of zero, and in {m} it excludes a gain "
+    "as large as the band.",
     u=100 * len(unclear) / max(1, len(testable) - tally["not measured yet"]),
-    n=len(small),
+    n=sum(-0.02 < v.low < v.high < 0.02 for _, v in points),
     all=len(unclear),
+    m=len(no_gain),
 )
 
 # %% [markdown]
