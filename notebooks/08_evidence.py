@@ -307,7 +307,8 @@ show(
     name="fig-evidence-effects",
     caption="Every claim about accuracy that was measured with small networks from "
     "scratch: the mean difference over seeds with its 95 % interval. Diamonds are the "
-    "papers' own differences, of pretrained networks on photographs.",
+    "papers' own differences on photographs, of pretrained networks; that of MC-Loss "
+    "is of a network from scratch.",
     alt="A forest plot: for each claim a dot with an interval around a line at zero, "
     "colored by verdict, some with a diamond at the published difference.",
     drawing=True,
