@@ -15,6 +15,7 @@ from itertools import combinations
 import timing
 import torch
 
+from fgvc_lib.data import load
 from fgvc_lib.train import fit
 from fgvc_study.experiment import table
 
@@ -28,10 +29,11 @@ def main() -> None:
     parser.add_argument("--note", default="", help="for the record")
     args = parser.parse_args()
     configs = table("quick", "08_evidence")["compare"].variants[ROW][: args.seeds]
+    data = load(configs[0].data, **configs[0].data_args)  # the same for all seeds
     accuracy: dict[int, list[float]] = {}
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        accuracy[threads] = [fit(config, device="cpu").final["test_accuracy"] for config in configs]
+        accuracy[threads] = [fit(config, data=data, device="cpu").final["test_accuracy"] for config in configs]
         print(threads, accuracy[threads], flush=True)
     results = {"points": distances(accuracy[1], accuracy[2]), "test_accuracy": accuracy}
     timing.write("threads", torch.device("cpu"), {"row": ROW, **results}, note=args.note)

@@ -455,7 +455,9 @@ show_table(
 
 # %% tags=["output", "hide-input"]
 for bench in benchmarks.records("threads"):
-    own, largest, seeds_apart, mean = bench["points"].values()
+    of = bench["points"]
+    own = of["of the two runs of a seed, mean"]
+    seeds_apart = of["of two seeds with one thread, mean"]
     tell(
         "With one thread and with two, the two runs of a seed of the plain network end "
         "{own:.1f} points apart in the mean over {n} seeds, and {largest:.1f} at most. "
@@ -464,8 +466,8 @@ for bench in benchmarks.records("threads"):
         "what another seed changes.",
         own=own,
         n=len(bench["test_accuracy"]["1"]),
-        largest=largest,
-        mean=mean,
+        largest=of["of the two runs of a seed, largest"],
+        mean=of["change of the mean over seeds"],
         seeds_apart=seeds_apart,
         share=100 * own / seeds_apart,
     )
@@ -758,9 +760,6 @@ tell(
 )
 unclear = [(c, v) for c, v in testable if v.verdict == "inconclusive"]
 points = [(c, v) for c, v in unclear if v.unit == "points"]  # as fractions
-no_gain = [
-    c for c, v in points if c.test["side"] == "greater" and v.high < c.test["band"]
-]
 tell(
     "10. **Seeds decide what can be said.** {u:.0f} % of the measured claims are "
     "inconclusive. With three seeds an interval reaches more than four standard errors "
@@ -770,7 +769,7 @@ tell(
     u=100 * len(unclear) / max(1, len(testable) - tally["not measured yet"]),
     n=sum(-0.02 < v.low < v.high < 0.02 for _, v in points),
     all=len(unclear),
-    m=len(no_gain),
+    m=sum(c.test["side"] == "greater" and v.high < c.test["band"] for c, v in points),
 )
 
 # %% [markdown]
