@@ -27,6 +27,7 @@ class Figure(BaseModel, extra="forbid", frozen=True):
         source: whose figure it is and where we read it.
         certainty: of our reading; what each says stands at the head of ``data/published.yaml``.
         ours: whether the profile has the variant; without one, the figure stands in the chapter alone.
+        pretrained: whether the network started with weights of ImageNet, as most did.
     """
 
     experiment: str
@@ -36,6 +37,7 @@ class Figure(BaseModel, extra="forbid", frozen=True):
     source: str = Field(min_length=1)
     certainty: Literal["sure", "confirmed", "log", "issue"]
     ours: bool = True
+    pretrained: bool = True
 
 
 def figures(path: Path | None = None) -> list[Figure]:
@@ -105,9 +107,18 @@ def effects(
     return pd.DataFrame(lines, columns=["comparison", "data", "published, points", "source", *ours])
 
 
-def effect(experiment: str, variant: str, over: str, *, path: Path | None = None) -> float | None:
-    """The first published difference of two variants, in points; None where no source prints both."""
-    both = _both(experiment, variant, over, path)
+def effect(
+    experiment: str, variant: str, over: str, *, pretrained: bool | None = None, path: Path | None = None
+) -> float | None:
+    """The first published difference of two variants, in points; None where no source prints both.
+
+    Args:
+        experiment, variant, over: as in :func:`effects`.
+        pretrained: the start of the networks that count; by default both.
+        path: of the figures; ``data/published.yaml`` by default.
+    """
+    starts = {True, False} if pretrained is None else {pretrained}
+    both = [(a, b) for a, b in _both(experiment, variant, over, path) if {a.pretrained, b.pretrained} <= starts]
     return both[0][0].value - both[0][1].value if both else None
 
 

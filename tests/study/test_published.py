@@ -81,3 +81,13 @@ def test_effects_pair_the_figures_of_one_source_and_stand_beside_ours(tmp_path):
     assert (line["birds"], line["cars"]) == ("+20.0, one seed", "not measured yet")
     assert published.effect("03_x/components", "one", "two", path=path) == pytest.approx(2.2)
     assert published.effect("03_x/components", "two", "none", path=path) is None
+
+
+def test_the_effect_of_a_network_from_scratch_is_not_that_of_a_pretrained_one(tmp_path):
+    fresh = {"source": "paper, from scratch", "pretrained": False}
+    rows = [GOOD | fresh | {"value": 60.0}, GOOD | fresh | {"variant": "two", "value": 50.0}]
+    path = write(tmp_path / "published.yaml", *rows, GOOD, GOOD | {"variant": "two", "value": 85.1})
+    for started, gain in ((None, 10.0), (False, 10.0), (True, 2.2)):
+        assert published.effect("03_x/components", "one", "two", pretrained=started, path=path) == pytest.approx(gain)
+    path = write(tmp_path / "scratch.yaml", *rows)
+    assert published.effect("03_x/components", "one", "two", pretrained=True, path=path) is None
