@@ -931,11 +931,13 @@ else:
     tell(
         "On our photographs, with a pretrained network and at the rate that "
         "validation chose for it, MC-Loss is {d.word} cross-entropy with the same "
-        "head ({d}). Discriminality alone is {dis.word} it ({dis}). One reason may "
+        "head ({d}). Discriminality alone is {dis.word} it ({dis}), and with "
+        "diversity it is {both.word} discriminality alone ({both}). One reason may "
         "be, and nothing here tests it, that ImageNet has taught the network "
         "different channels already.",
         d=own_photos,
         dis=difference(photos, "CE + dis", CE),
+        both=difference(photos, MC, "CE + dis"),
     )
 
 # %% [markdown]

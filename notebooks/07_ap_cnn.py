@@ -1084,10 +1084,13 @@ tell(
 if photos["components"]["measured"].any():
     tell(
         "On photographs two stages reach {two} and one stage {one}: two are {d.word} "
-        "one ({d}).",
+        "one ({d}). A second stage with the drop alone is {drop.word} one with both "
+        "({drop}), with the zoom alone it is {zoom.word} one with both ({zoom}).",
         two=level(photos["components"], "two stages"),
         one=level(photos["components"], "one stage"),
         d=difference(photos["components"], "two stages", "one stage"),
+        drop=difference(photos["components"], "two stages, drop only", "two stages"),
+        zoom=difference(photos["components"], "two stages, zoom only", "two stages"),
     )
     tell(
         "Three levels are {l.word} the last alone ({l}), and the gated pyramid with "
