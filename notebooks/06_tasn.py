@@ -1281,10 +1281,11 @@ tell(
 )
 tell(
     "6. With pretrained networks on CUB-100 TASN is {d.word} plain resizing ({d}); "
-    "even sampling, without attention, brings {u}. Without both softmaxes the method "
-    "is {n.word} the paper's form ({n}).",
+    "even sampling, without attention, brings {u}, and attention in its place {s}. "
+    "Without both softmaxes the method is {n.word} the paper's form ({n}).",
     d=difference(photos["components"], TAUGHT, "plain resizing"),
     u=difference(photos["components"], "uniform sampling", "plain resizing"),
+    s=difference(photos["components"], "structure + detail", "uniform sampling"),
     n=difference(photos["normalization"], "neither", "both"),
 )
 
