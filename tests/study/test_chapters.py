@@ -23,6 +23,7 @@ OTHER = {  # where another value of the same type would mean nothing
     "method_args": {"an": "argument"},
     "changes": {row: {"epochs": 3} for row in ("MC-Loss", "bilinear")},
     "elsewhere": {"flowers": {}},
+    "point_seeds": [7],
     "seeds_of": {row: [7] for row in ("0.001", "CE + MC", "bilinear", "SCI", "structure", "two stages")},
 }
 
