@@ -771,7 +771,9 @@ if looked["measured"].any():
         method, value, scale = QUESTIONS[question]
         rows = (method, f"{method}, without")
         found = [
-            form.format(scale * seen(row, value + end))
+            form.format(scale * share)
+            if np.isfinite(share := seen(row, value + end))
+            else None
             for row in rows
             for end in ("", "_elsewhere")
         ]
