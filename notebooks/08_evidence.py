@@ -717,11 +717,15 @@ for ax, (question, (method, value, scale)) in zip(
     axes.flat, QUESTIONS.items(), strict=True
 ):
     rows = {f"{method}, without": WITHOUT[method], method: method}
-    for y, row in enumerate(rows):
-        own, other = (scale * seen(row, v) for v in (value, f"{value}_elsewhere"))
-        ax.plot([own, other], [y, y], color=COLORS[y], lw=1)
-        ax.plot(own, y, "o", color=COLORS[y])
-        ax.plot(other, y, "o", color=COLORS[y], mfc="white")
+    for place, row in enumerate(rows):
+        color = COLORS[place]
+        of = looked[(looked["variant"] == row) & looked["measured"]]
+        for n, (_, run) in enumerate(of.iterrows()):
+            own, other = (scale * run[v] for v in (value, f"{value}_elsewhere"))
+            y = place + 0.3 * (n - (len(of) - 1) / 2)  # seeds beside each other
+            ax.plot([own, other], [y, y], color=color, lw=1)
+            ax.plot(own, y, "o", color=color, ms=5)
+            ax.plot(other, y, "o", color=color, mfc="white", ms=5)
     ax.set(yticks=[0, 1], yticklabels=rows.values(), ylim=(-0.6, 1.6))
     ax.set_title(question, loc="left", fontsize=9)
     ax.margins(x=0.15)
@@ -737,11 +741,11 @@ figure.legend(
 show(
     figure,
     name="fig-evidence-places",
-    caption="Where trained networks look on CUB-100, measured at its part points: means"
-    " over seeds, against the parts of the same image and against those of the next.",
+    caption="Where trained networks look on CUB-100, measured at its part points: a "
+    "line for each seed, from the parts of the next image to those of the same.",
     alt="Four panels, each with two rows, the method and the same network without its "
-    "training; in each row a full dot for the image's own parts and an open one "
-    "for the next image's.",
+    "training; in each row, for each seed, a full dot for the image's own parts and an "
+    "open one for the next image's.",
     drawing=True,
 )
 
@@ -778,6 +782,16 @@ if looked["measured"].any():
             for end in ("", "_elsewhere")
         ]
         tell(sentence, **dict(zip("abcd", found, strict=True)))
+
+    area = 100 * looked.loc[looked["variant"] == "AP-CNN", "roi_points/union/area"]
+    tell(
+        "How far AP-CNN zooms depends on the seed: the box has {low:.0f} to {high:.0f} "
+        "% of the image, {start:.0f} % before the first step, and a large box holds "
+        "many parts wherever it lies.",
+        low=area.min(),
+        high=area.max(),
+        start=100 * seen("AP-CNN, without", "roi_points/union/area"),
+    )
 
 show_table(
     summarize(
