@@ -117,17 +117,17 @@ def effect(
         pretrained: the start of the networks that count; by default both.
         path: of the figures; ``data/published.yaml`` by default.
     """
-    starts = {True, False} if pretrained is None else {pretrained}
-    both = [(a, b) for a, b in _both(experiment, variant, over, path) if {a.pretrained, b.pretrained} <= starts]
-    return both[0][0].value - both[0][1].value if both else None
+    both = _both(experiment, variant, over, path)
+    return next((a.value - b.value for a, b in both if pretrained in (None, a.pretrained)), None)
 
 
 def _both(experiment: str, variant: str, over: str, path: Path | None) -> list[tuple[Figure, Figure]]:
-    """The figures of both variants, on one data set from one source."""
+    """The figures of both variants, on one data set from one source, of networks that started in the same way."""
     mine = [figure for figure in figures(path) if figure.experiment == experiment]
     return [
         (a, b)
         for a in mine
         for b in mine
-        if a.variant == variant and (b.variant, b.dataset, b.source) == (over, a.dataset, a.source)
+        if a.variant == variant
+        and (b.variant, b.dataset, b.source, b.pretrained) == (over, a.dataset, a.source, a.pretrained)
     ]

@@ -707,9 +707,9 @@ looked = study.recorded("points", profile="photos")
 
 
 def seen(row, value):
-    """Mean over the seeds of a row; NaN where it has none."""
-    of = looked[looked["variant"] == row]
-    return of[value].mean() if value in looked else np.nan
+    """A number of each measured run of a row."""
+    of = looked[(looked["variant"] == row) & looked["measured"]]
+    return of[value] if len(of) else []
 
 
 figure, axes = plt.subplots(2, 2, figsize=(6.8, 3.2))
@@ -719,10 +719,10 @@ for ax, (question, (method, value, scale)) in zip(
     rows = {f"{method}, without": WITHOUT[method], method: method}
     for place, row in enumerate(rows):
         color = COLORS[place]
-        of = looked[(looked["variant"] == row) & looked["measured"]]
-        for n, (_, run) in enumerate(of.iterrows()):
-            own, other = (scale * run[v] for v in (value, f"{value}_elsewhere"))
-            y = place + 0.3 * (n - (len(of) - 1) / 2)  # seeds beside each other
+        runs = list(zip(seen(row, value), seen(row, f"{value}_elsewhere"), strict=True))
+        for n, run in enumerate(runs):
+            own, other = (scale * number for number in run)
+            y = place + 0.3 * (n - (len(runs) - 1) / 2)  # seeds beside each other
             ax.plot([own, other], [y, y], color=color, lw=1)
             ax.plot(own, y, "o", color=color, ms=5)
             ax.plot(other, y, "o", color=color, mfc="white", ms=5)
@@ -750,48 +750,37 @@ show(
 )
 
 # %% tags=["output", "hide-input"]
-if looked["measured"].any():
-    for sentence, question, form in (
-        (
-            "**MC-Loss**: {a} % of the channels of the true class peak at a part, {b} %"
-            " at one of the next image's. With cross-entropy alone they are {c} % and "
-            "{d} %.",
-            "channels at a part, %",
-            "{:.1f}",
-        ),
-        (
-            "**TASN** enlarges the surroundings of parts {a} times, those of the next "
-            "image's parts {b} times. Before its first step it is {c} and {d} times.",
-            "enlargement of parts, ×",
-            "{:.2f}",
-        ),
-        (
-            "**AP-CNN** zooms into a box with {a} % of the parts and {b} % of the next "
-            "image's. Before its first step they are {c} % and {d} %.",
-            "parts in the zoomed box, %",
-            "{:.1f}",
-        ),
-    ):
+if len(looked) and looked["measured"].all():
+    for question, sentence in {
+        "channels at a part, %": "**MC-Loss**: {a:.1f} % of the channels of the true "
+        "class peak at a part, {b:.1f} % at one of the next image's. With "
+        "cross-entropy alone they are {c:.1f} % and {d:.1f} %.",
+        "enlargement of parts, ×": "**TASN** enlarges the surroundings of parts "
+        "{a:.2f} times, those of the next image's parts {b:.2f} times. Before its "
+        "first step it is {c:.2f} and {d:.2f} times.",
+        "parts in the zoomed box, %": "**AP-CNN** zooms into a box with {a:.1f} % of "
+        "the parts and {b:.1f} % of the next image's. Before its first step they are "
+        "{c:.1f} % and {d:.1f} %.",
+    }.items():
         method, value, scale = QUESTIONS[question]
-        rows = (method, f"{method}, without")
-        found = [
-            form.format(scale * share)
-            if np.isfinite(share := seen(row, value + end))
-            else None
-            for row in rows
+        means = [
+            scale * seen(row, value + end).mean()
+            for row in (method, f"{method}, without")
             for end in ("", "_elsewhere")
         ]
-        tell(sentence, **dict(zip("abcd", found, strict=True)))
+        tell(sentence, **dict(zip("abcd", means, strict=True)))
 
-    area = 100 * looked.loc[looked["variant"] == "AP-CNN", "roi_points/union/area"]
+    area = 100 * seen("AP-CNN", "roi_points/union/area")
     tell(
         "How far AP-CNN zooms depends on the seed: the box has {low:.0f} to {high:.0f} "
         "% of the image, {start:.0f} % before the first step, and a large box holds "
         "many parts wherever it lies.",
         low=area.min(),
         high=area.max(),
-        start=100 * seen("AP-CNN, without", "roi_points/union/area"),
+        start=100 * seen("AP-CNN, without", "roi_points/union/area").mean(),
     )
+else:
+    tell("Not all of these networks have been measured yet.")
 
 show_table(
     summarize(
